@@ -1,0 +1,28 @@
+# What a builder may choose, and the compiler settings that every target shares.
+set(WUNENG_CUDA AUTO CACHE STRING "CUDA support: AUTO (on when nvcc is found), ON or OFF")
+set(WUNENG_MPI AUTO CACHE STRING "MPI support: AUTO (on when MPI is found), ON or OFF")
+option(WUNENG_TESTS "Build the tests" ON)
+option(WUNENG_BENCHMARKS "Build tests/bench" OFF)
+foreach(choice WUNENG_CUDA WUNENG_MPI)
+  set_property(CACHE ${choice} PROPERTY STRINGS AUTO ON OFF)
+  if(NOT ${choice} MATCHES "^(AUTO|ON|OFF)$")
+    message(FATAL_ERROR "${choice}=${${choice}}: must be AUTO, ON or OFF")
+  endif()
+endforeach()
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Release, Debug or RelWithDebInfo" FORCE)
+endif()
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+add_library(wuneng_options INTERFACE)
+target_include_directories(wuneng_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(wuneng_options INTERFACE -Wall -Wextra -Werror)
+
+find_program(WUNENG_CCACHE ccache)
+if(WUNENG_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${WUNENG_CCACHE})
+endif()

@@ -1,0 +1,40 @@
+# wuneng_library(name [DEPENDS folders] [LIBRARIES targets]): the static library wuneng_<name> of all sources in <name>/.
+# trainer/main.cpp is the program's and stays out.
+function(wuneng_library name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS;LIBRARIES" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "/main\\.cpp$")
+  add_library(wuneng_${name} STATIC ${sources})
+  list(TRANSFORM ARG_DEPENDS PREPEND wuneng_)
+  target_link_libraries(wuneng_${name} PUBLIC wuneng_options ${ARG_DEPENDS} ${ARG_LIBRARIES})
+endfunction()
+
+# wuneng_tests(folder): the program <folder>_tests of tests/<folder>/*_test.cpp, each case a ctest of its own.
+# *_mpi_test.cpp go into <folder>_mpi_tests, which tests/CMakeLists.txt starts under mpirun.
+function(wuneng_tests folder)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*_test.cpp)
+  list(FILTER sources EXCLUDE REGEX "_mpi_test\\.cpp$")
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(${folder}_tests ${sources})
+  target_link_libraries(${folder}_tests PRIVATE wuneng_${folder} ${ARGN} GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${folder}_tests TEST_PREFIX "${folder}/" DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT 300 ENVIRONMENT "${WUNENG_TEST_ENVIRONMENT}")
+endfunction()
+
+# The commit goes into the program at configure time: a rank must never fork git once MPI runs.
+execute_process(COMMAND git -C ${PROJECT_SOURCE_DIR} rev-parse --short=12 HEAD
+  OUTPUT_VARIABLE WUNENG_GIT_COMMIT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+execute_process(COMMAND git -C ${PROJECT_SOURCE_DIR} status --porcelain --untracked-files=no
+  OUTPUT_VARIABLE _changes ERROR_QUIET)
+if(NOT WUNENG_GIT_COMMIT)
+  set(WUNENG_GIT_COMMIT unknown)
+elseif(_changes)
+  string(APPEND WUNENG_GIT_COMMIT "+changes")
+endif()
+set(WUNENG_CUDA_VERSION off)
+if(WUNENG_WITH_CUDA)
+  set(WUNENG_CUDA_VERSION ${CMAKE_CUDA_COMPILER_VERSION})
+endif()
+configure_file(${PROJECT_SOURCE_DIR}/cmake/version.cpp.in ${PROJECT_BINARY_DIR}/version.cpp @ONLY)

@@ -1,0 +1,40 @@
+#include "model/feed_forward.h"
+
+#include <cmath>
+
+#include "kernels/activation.h"
+#include "kernels/token_shift.h"
+#include "parallel/collectives.h"
+
+namespace wuneng::model {
+
+FeedForward::FeedForward(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers)
+    : kind_(config.feed_forward.kind), tensor_group_(&layers.tensor_group()) {
+  const std::int64_t C = config.width, hidden = config.feed_forward.resolved_hidden(C);
+  const bool rwkv = config.init == InitKind::rwkv;
+  const auto in_init = rwkv ? init::orthogonal(1.0) : init::normal(1.0 / std::sqrt(static_cast<double>(C)));
+  const auto out_init = rwkv ? init::constant(0.0)
+                             : init::normal(1.0 / std::sqrt(static_cast<double>(hidden * 2 * config.layers)));
+  if (kind_ == FeedForwardKind::swiglu) {
+    gate_ = layers.column_linear("gate", C, hidden, 1, in_init);
+    up_ = layers.column_linear("up", C, hidden, 1, in_init);
+    down_ = layers.row_linear("down", {{"", hidden, 1, out_init}}, C);
+  } else {
+    mix_ = layers.replicated("mix", {1, C}, init::channel_mix(depth));
+    up_ = layers.column_linear("key", C, hidden, 1, in_init);
+    down_ = layers.row_linear("value", {{"", hidden, 1, out_init}}, C);
+  }
+}
+
+at::Tensor FeedForward::operator()(const at::Tensor& x, const Documents& documents, LayerState* state) const {
+  if (kind_ == FeedForwardKind::swiglu) {
+    const at::Tensor u = parallel::enter_shards(x, *tensor_group_);
+    return down_({kernels::swiglu(gate_(u), up_(u))});
+  }
+  const at::Tensor shifted =
+      kernels::token_shift(x, mix_, state ? state->ffn_previous : at::Tensor(), documents.starts())[0];
+  if (state) state->ffn_previous = x.select(1, x.size(1) - 1);
+  return down_({kernels::squared_relu(up_(parallel::enter_shards(shifted, *tensor_group_)))});
+}
+
+}  // namespace wuneng::model

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "model/config.h"
+#include "model/documents.h"
+#include "model/init.h"
+#include "model/state.h"
+#include "parallel/layers.h"
+
+namespace wuneng::model {
+
+// SwiGLU: (silu(x W_gate) * x W_up) W_down (arXiv 2002.05202), or RWKV-7's channel mix: relu(shift(x) W_key)^2 W_value.
+class FeedForward {
+ public:
+  FeedForward(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers);
+
+  // x [B, T, C] -> [B, T, C].
+  at::Tensor operator()(const at::Tensor& x, const Documents& documents, LayerState* state) const;
+
+ private:
+  FeedForwardKind kind_;
+  parallel::Communicator* tensor_group_;
+  at::Tensor mix_;                 // [1, C], channel mix only
+  parallel::ColumnLinear gate_, up_;  // the channel mix has no gate; its `up` is W_key
+  parallel::RowLinear down_;
+};
+
+}  // namespace wuneng::model

@@ -1,0 +1,74 @@
+#include "model/language_model.h"
+
+#include <cmath>
+
+#include "common/check.h"
+#include "kernels/cross_entropy.h"
+
+namespace wuneng::model {
+namespace {
+
+parallel::Initializer embedding_init(const ModelConfig& config) {
+  return config.init == InitKind::rwkv ? init::uniform(1e-4) : init::normal(0.02);
+}
+
+parallel::Initializer head_init(const ModelConfig& config) {
+  if (config.init == InitKind::normal) return init::normal(0.02);
+  const double ratio = static_cast<double>(config.vocab_size) / static_cast<double>(config.width);
+  return init::orthogonal(0.5 * std::sqrt(std::max(1.0, ratio)));
+}
+
+}  // namespace
+
+LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed)
+    : config_(config) {
+  check(config);
+  const parallel::LayerBuilder builder(parameters_, tensor_group, seed);
+  embedding_ = builder.embedding("embedding", config.vocab_size, config.width, embedding_init(config));
+  if (config.embedding_norm) embedding_norm_.emplace(config, builder.in("embedding_norm"));
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    const parallel::LayerBuilder layer = builder.in(fmt::format("layers.{}", l));
+    const init::Depth depth{l, config.layers};
+    layers_.push_back({Norm(config, layer.in("mixer_norm")), Mixer(config, depth, layer),
+                       Norm(config, layer.in("ffn_norm")), FeedForward(config, depth, layer.in("ffn"))});
+  }
+  final_norm_.emplace(config, builder.in("final_norm"));
+  head_ = config.tied_head ? parallel::ColumnLinear{embedding_.weight}
+                           : builder.vocab_linear("head", config.vocab_size, config.width, head_init(config));
+}
+
+std::int64_t LanguageModel::parameter_count() const {
+  std::int64_t count = 0;
+  for (const parallel::Parameter& parameter : parameters_) count += c10::multiply_integers(parameter.global_shape);
+  return count;
+}
+
+at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const at::Tensor& document_starts, ModelState* state) const {
+  if (state && state->layers.empty()) state->layers.resize(layers_.size());
+  const Documents documents(tokens.size(0), tokens.size(1), document_starts, state ? state->position : 0,
+                            state ? state->document_begin : std::vector<std::int64_t>());
+  at::Tensor h = embedding_(tokens);  // [B, T, C]
+  if (embedding_norm_) h = (*embedding_norm_)(h);
+  at::Tensor first_values;
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    const Layer& layer = layers_[l];
+    LayerState* layer_state = state ? &state->layers[l] : nullptr;
+    h = h.add(layer.mixer(layer.mixer_norm(h), documents, layer_state, first_values));
+    h = h.add(layer.ffn(layer.ffn_norm(h), documents, layer_state));
+  }
+  if (state) {
+    state->position += tokens.size(1);
+    state->document_begin = documents.last_begin();
+  }
+  return (*final_norm_)(h);
+}
+
+at::Tensor LanguageModel::logits(const at::Tensor& hidden) const { return head_(hidden); }
+
+at::Tensor LanguageModel::losses(const at::Tensor& tokens, const at::Tensor& targets,
+                                 const at::Tensor& document_starts) const {
+  const at::Tensor h = hidden(tokens, document_starts);
+  return kernels::cross_entropy(logits(h.flatten(0, 1)), targets.flatten(), config_.vocab_size);
+}
+
+}  // namespace wuneng::model

@@ -1,0 +1,57 @@
+// The language model: embedding, layers of mixer and feed-forward, norm, output head.
+//
+//   h = embedding(tokens);  for each layer: h += mixer(norm(h)); h += feed_forward(norm(h));  logits = head(norm(h))
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "model/config.h"
+#include "model/feed_forward.h"
+#include "model/mixer.h"
+#include "model/norm.h"
+#include "model/state.h"
+#include "parallel/layers.h"
+#include "parallel/parameters.h"
+
+namespace wuneng::model {
+
+class LanguageModel {
+ public:
+  // Makes and initialises this rank's share of the parameters from `seed`.
+  LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed);
+
+  const ModelConfig& config() const { return config_; }
+  const parallel::Parameters& parameters() const { return parameters_; }
+  std::int64_t parameter_count() const;  // of the whole model
+
+  // tokens [B, T] int64 -> the last norm's output [B, T, C]. `document_starts` as in data::Batch, may be undefined. With a state the
+  // tokens continue those seen before, and the state is brought up to date.
+  at::Tensor hidden(const at::Tensor& tokens, const at::Tensor& document_starts = {}, ModelState* state = nullptr) const;
+
+  // hidden [..., C] -> logits [..., V].
+  at::Tensor logits(const at::Tensor& hidden) const;
+
+  // The loss of every token in nats, [B * T]; zero where the target is -1.
+  at::Tensor losses(const at::Tensor& tokens, const at::Tensor& targets, const at::Tensor& document_starts = {}) const;
+
+ private:
+  struct Layer {
+    Norm mixer_norm;
+    Mixer mixer;
+    Norm ffn_norm;
+    FeedForward ffn;
+  };
+
+  ModelConfig config_;
+  parallel::Parameters parameters_;
+  parallel::Embedding embedding_;
+  std::optional<Norm> embedding_norm_, final_norm_;
+  std::vector<Layer> layers_;
+  parallel::ColumnLinear head_;
+};
+
+}  // namespace wuneng::model

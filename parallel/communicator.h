@@ -1,0 +1,37 @@
+// How the ranks of a group talk. Tensors are on the CPU and contiguous; every rank makes the same calls in the same order.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace wuneng::parallel {
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // Data. Element counts and dtypes must agree between ranks; float32, float64 and int64.
+  virtual void broadcast(const at::Tensor& tensor, int root) = 0;
+  virtual void all_reduce_sum(const at::Tensor& tensor) = 0;  // order of summation unspecified
+  // all[r] = mine of rank r: all has size() times the elements of mine.
+  virtual void all_gather(const at::Tensor& mine, const at::Tensor& all) = 0;
+  // receive[r] = send[rank()] of rank r: both are size() equal pieces.
+  virtual void all_to_all(const at::Tensor& send, const at::Tensor& receive) = 0;
+
+  // Control.
+  virtual void barrier() = 0;
+  virtual std::vector<std::string> all_gather_text(const std::string& mine) = 0;  // one entry per rank
+  // The ranks that pass the same colour, in their present order.
+  virtual std::unique_ptr<Communicator> split(int colour) = 0;
+};
+
+// A group of one process: data stays where it is.
+std::unique_ptr<Communicator> make_single();
+
+}  // namespace wuneng::parallel

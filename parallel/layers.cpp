@@ -1,0 +1,97 @@
+#include "parallel/layers.h"
+
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/linear.h>
+
+#include <algorithm>
+
+#include "common/check.h"
+#include "common/hash.h"
+#include "parallel/collectives.h"
+
+namespace wuneng::parallel {
+namespace {
+
+constexpr OptimizerGroup matrix_group{.weight_decay = true, .lr_scale = 1.0};
+
+}  // namespace
+
+at::Tensor ColumnLinear::operator()(const at::Tensor& x) const { return at::linear(x, weight); }
+
+at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs) const {
+  WN_CHECK(inputs.size() == weights.size(), "RowLinear: {} inputs for {} matrices", inputs.size(), weights.size());
+  at::Tensor sum = at::linear(inputs[0], weights[0]);
+  for (std::size_t i = 1; i < inputs.size(); ++i) sum = sum.add(at::linear(inputs[i], weights[i]));
+  return leave_shards(sum, *tensor_group);
+}
+
+at::Tensor Embedding::operator()(const at::Tensor& tokens) const { return at::embedding(weight, tokens); }
+
+LayerBuilder::LayerBuilder(Parameters& parameters, Communicator& tensor_group, std::uint64_t seed)
+    : parameters_(&parameters), tensor_group_(&tensor_group), seed_(seed) {}
+
+LayerBuilder LayerBuilder::in(const std::string& name) const {
+  LayerBuilder inner = *this;
+  inner.prefix_ += name + ".";
+  return inner;
+}
+
+std::int64_t LayerBuilder::local(std::int64_t heads) const {
+  WN_REQUIRE(heads % tensor_group_->size() == 0, "{}{} heads cannot be split over parallel.tensor = {} ranks", prefix_, heads,
+             tensor_group_->size());
+  return heads / tensor_group_->size();
+}
+
+at::Tensor LayerBuilder::replicated(const std::string& name, at::IntArrayRef shape, const Initializer& init,
+                                    Replicated options, OptimizerGroup group) const {
+  return add(name, shape, init, Split{}, options.partial_gradient, group);
+}
+
+at::Tensor LayerBuilder::split(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,
+                               OptimizerGroup group) const {
+  return add(name, shape, init, split, false, group);
+}
+
+ColumnLinear LayerBuilder::column_linear(const std::string& name, std::int64_t in, std::int64_t heads,
+                                         std::int64_t head_size, const Initializer& init) const {
+  return {split(name + ".weight", {heads * head_size, in}, init, Split{0, heads}, matrix_group)};
+}
+
+RowLinear LayerBuilder::row_linear(const std::string& name, const std::vector<RowInput>& inputs, std::int64_t out) const {
+  RowLinear layer{{}, tensor_group_};
+  for (const RowInput& input : inputs) {
+    const std::string matrix = input.name.empty() ? name : name + "." + input.name;
+    layer.weights.push_back(split(matrix + ".weight", {out, input.heads * input.head_size}, input.init,
+                                  Split{1, input.heads}, matrix_group));
+  }
+  return layer;
+}
+
+Embedding LayerBuilder::embedding(const std::string& name, std::int64_t vocab_size, std::int64_t width,
+                                  const Initializer& init) const {
+  return {split(name + ".weight", {vocab_size, width}, init, Split{0, vocab_size}, matrix_group)};
+}
+
+ColumnLinear LayerBuilder::vocab_linear(const std::string& name, std::int64_t vocab_size, std::int64_t width,
+                                        const Initializer& init) const {
+  return column_linear(name, width, vocab_size, 1, init);
+}
+
+at::Tensor LayerBuilder::add(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,
+                             bool partial_gradient, OptimizerGroup group) const {
+  const std::string full = prefix_ + name;
+  WN_CHECK(std::none_of(parameters_->begin(), parameters_->end(), [&](const Parameter& p) { return p.name == full; }),
+           "parameter {} is made twice", full);
+  at::Tensor value = init(shape, hash_text(full, seed_));
+  std::int64_t begin = 0;
+  if (split.dim >= 0) {
+    const std::int64_t extent = shape[split.dim] / split.heads * local(split.heads);
+    begin = tensor_group_->rank() * extent;
+    value = value.narrow(split.dim, begin, extent);
+  }
+  value = value.clone(at::MemoryFormat::Contiguous).requires_grad_();
+  parameters_->push_back({full, value, shape.vec(), split.dim, begin, partial_gradient, group});
+  return value;
+}
+
+}  // namespace wuneng::parallel

@@ -1,0 +1,23 @@
+// The ranks of a job as a grid, data x tensor; tensor neighbours are adjacent ranks, so that they share a node.
+#pragma once
+
+#include <memory>
+
+#include "parallel/communicator.h"
+#include "parallel/config.h"
+
+namespace wuneng::parallel {
+
+class Mesh {
+ public:
+  // Splits `world` (all ranks call this). Throws UsageError with the numbers when the sizes do not multiply to the world size.
+  Mesh(const ParallelConfig& config, Communicator& world);
+
+  Communicator& data() const { return *data_; }      // ranks that hold the same shards and different micro-batches
+  Communicator& tensor() const { return *tensor_; }  // ranks that hold different shards and the same micro-batches
+
+ private:
+  std::unique_ptr<Communicator> data_, tensor_;
+};
+
+}  // namespace wuneng::parallel

@@ -1,0 +1,76 @@
+#include "parallel/world.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <exception>
+
+#include "common/check.h"
+#ifdef WUNENG_WITH_MPI
+#include "parallel/mpi.h"
+#endif
+
+namespace wuneng::parallel {
+namespace {
+
+// Number of processes that the launcher started, as it says itself; 0 when there was no launcher.
+int launched_processes() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
+    if (const char* value = std::getenv(name)) return std::max(1, std::atoi(value));
+  return std::getenv("PMIX_RANK") ? 1 : 0;
+}
+
+std::string host_name() {
+  char name[256] = "unknown";
+  ::gethostname(name, sizeof name - 1);
+  return name;
+}
+
+}  // namespace
+
+World::World() : communicator_(make_single()), host_(host_name()) {
+  const int launched = launched_processes();
+  if (launched == 0) return;
+#ifdef WUNENG_WITH_MPI
+  int provided = 0;
+  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided);
+  mpi_ = true;
+  communicator_ = make_mpi(MPI_COMM_WORLD);
+  WN_REQUIRE(provided == MPI_THREAD_MULTIPLE,
+             "MPI grants thread level {} instead of MPI_THREAD_MULTIPLE ({}); use another build of MPI",
+             provided, static_cast<int>(MPI_THREAD_MULTIPLE));
+  WN_REQUIRE(launched <= size(),
+             "the launcher on {} started {} processes, but MPI sees {}: launcher and MPI library do not belong together; with Slurm "
+             "use srun --mpi=pmix, else the mpirun of the MPI that this program was built with",
+             host_, launched, size());
+  char text[MPI_MAX_LIBRARY_VERSION_STRING];
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  library_ = std::string(text, static_cast<std::size_t>(length));
+  library_ = library_.substr(0, library_.find(','));
+  MPI_Comm node = MPI_COMM_NULL;
+  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+  MPI_Comm_size(node, &processes_on_this_node_);
+  MPI_Comm_free(&node);
+#else
+  WN_REQUIRE(launched == 1, "started as one of {} processes, but this program was built without MPI: build it with -DWUNENG_MPI=ON",
+             launched);
+#endif
+}
+
+World::~World() {
+#ifdef WUNENG_WITH_MPI
+  if (!mpi_) return;
+  communicator_ = make_single();
+  MPI_Finalize();
+#endif
+}
+
+void World::abort(int exit_code) {
+#ifdef WUNENG_WITH_MPI
+  if (mpi_) MPI_Abort(MPI_COMM_WORLD, exit_code);
+#endif
+  std::_Exit(exit_code);
+}
+
+}  // namespace wuneng::parallel

@@ -1,0 +1,39 @@
+// The processes of this job.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "parallel/communicator.h"
+
+namespace wuneng::parallel {
+
+// Starts MPI when a launcher (mpirun, srun) started this process, and is one process otherwise. Owned by main; its end is MPI_Finalize.
+class World {
+ public:
+  // Throws UsageError when the launcher says that there are several processes but they cannot see each other, or when the program
+  // was built without MPI.
+  World();
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  Communicator& communicator() { return *communicator_; }
+  int rank() const { return communicator_->rank(); }
+  int size() const { return communicator_->size(); }
+  int processes_on_this_node() const { return processes_on_this_node_; }
+  const std::string& host() const { return host_; }
+  const std::string& library() const { return library_; }  // "Open MPI v4.1.4 ...", or "none"
+
+  // Ends every process of the job at once with this exit code, from any rank, without waiting for the others.
+  [[noreturn]] void abort(int exit_code);
+
+ private:
+  std::unique_ptr<Communicator> communicator_;
+  std::string host_;
+  std::string library_ = "none";
+  int processes_on_this_node_ = 1;
+  bool mpi_ = false;
+};
+
+}  // namespace wuneng::parallel

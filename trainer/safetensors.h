@@ -1,0 +1,50 @@
+// The safetensors file format: u64 little-endian length of a JSON header, the header {name: {dtype, shape, data_offsets}}, raw bytes.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/file.h"
+
+namespace wuneng::trainer {
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+// Where one tensor lies in a file.
+struct TensorEntry {
+  at::ScalarType dtype;
+  std::vector<std::int64_t> shape;
+  std::uint64_t offset = 0;  // of its first byte, from the start of the file
+  std::uint64_t bytes = 0;
+};
+
+// Writes the tensors (CPU, any stride; float32, float64, bfloat16, float16, int64, int32, uint8, bool) in the given order, fsyncs, and returns where each
+// one lies. `metadata` becomes "__metadata__". Throws Error when the disk fails.
+std::map<std::string, TensorEntry> write_safetensors(const std::filesystem::path& file, const NamedTensors& tensors,
+                                                     const std::map<std::string, std::string>& metadata = {});
+
+// A file mapped for reading. The constructor checks header length, JSON, dtypes, shapes, overlap, holes and bounds, and throws UsageError that
+// names file and tensor.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::filesystem::path& file);
+
+  const std::map<std::string, TensorEntry>& entries() const { return entries_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  at::Tensor read(const std::string& name) const;  // a copy of its own
+  // The raw bytes of one tensor, valid as long as this object.
+  std::span<const std::byte> bytes(const std::string& name) const;
+
+ private:
+  MappedFile file_;
+  std::map<std::string, TensorEntry> entries_;
+  std::map<std::string, std::string> metadata_;
+};
+
+}  // namespace wuneng::trainer
