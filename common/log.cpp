@@ -2,6 +2,7 @@
 
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
+#include <unistd.h>
 
 #include "common/check.h"
 
@@ -10,9 +11,10 @@ namespace wuneng {
 Logger make_logger(int rank, int ranks) {
   auto terminal = std::make_shared<spdlog::sinks::stderr_sink_mt>();
   terminal->set_pattern(ranks > 1 && rank > 0 ? fmt::format("[rank {}] %v", rank) : "%v");
+  terminal->set_level(::isatty(STDERR_FILENO) ? spdlog::level::info : spdlog::level::debug);
   auto logger = std::make_shared<spdlog::logger>("wuneng", terminal);
-  logger->set_level(rank == 0 ? spdlog::level::info : spdlog::level::warn);
-  logger->flush_on(spdlog::level::info);
+  logger->set_level(rank == 0 ? spdlog::level::debug : spdlog::level::warn);
+  logger->flush_on(spdlog::level::debug);
   return logger;
 }
 

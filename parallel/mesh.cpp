@@ -4,8 +4,7 @@
 
 namespace wuneng::parallel {
 
-Mesh::Mesh(const ParallelConfig& config, Communicator& world) {
-  const std::int64_t processes = world.size();
+void check_mesh(const ParallelConfig& config, std::int64_t processes) {
   WN_REQUIRE(processes % config.tensor == 0,
              "parallel.tensor = {}: does not divide the {} processes of this job; start a multiple of {}", config.tensor,
              processes, config.tensor);
@@ -14,6 +13,9 @@ Mesh::Mesh(const ParallelConfig& config, Communicator& world) {
              "parallel.data = {} x parallel.tensor = {} needs {} processes, but this job has {}: start it with mpirun -n {}, or set "
              "parallel.data=auto",
              data, config.tensor, data * config.tensor, processes, data * config.tensor);
+}
+
+Mesh::Mesh(const ParallelConfig& config, Communicator& world) {
   const int tensor = static_cast<int>(config.tensor);
   tensor_ = world.split(world.rank() / tensor);
   data_ = world.split(world.rank() % tensor);

@@ -8,9 +8,12 @@
 
 namespace wuneng::parallel {
 
+// Throws UsageError with the numbers when the sizes of the axes do not multiply to the number of processes.
+void check_mesh(const ParallelConfig& config, std::int64_t processes);
+
 class Mesh {
  public:
-  // Splits `world` (all ranks call this). Throws UsageError with the numbers when the sizes do not multiply to the world size.
+  // Splits `world`, whose ranks all call this after check_mesh().
   Mesh(const ParallelConfig& config, Communicator& world);
 
   Communicator& data() const { return *data_; }      // ranks that hold the same shards and different micro-batches

@@ -30,6 +30,9 @@ struct CheckpointInfo {
   std::string tokenizer;           // JSON of the corpus' tokenizer; empty when unknown
 };
 
+// "step-00001000".
+std::string checkpoint_name(std::int64_t step);
+
 // Writes the checkpoint of info.position.step into `checkpoints`, then deletes all but the newest `keep` valid ones (0: keeps all).
 // A failure (disk full ...) throws Error and leaves earlier checkpoints as they were. Returns the new folder.
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointInfo& info,

@@ -37,8 +37,8 @@ class TensorBoard {
 // One line that overwrites itself on a terminal; nothing elsewhere (log lines do the job in a file).
 class ProgressLine {
  public:
-  // `enabled`: rank 0 only. Whether standard error is a terminal is found out here.
-  explicit ProgressLine(bool enabled);
+  // `enabled`: rank 0 only. Shown when standard error is a terminal, or `always`.
+  ProgressLine(bool enabled, bool always);
   ~ProgressLine();
   struct State {
     std::int64_t step = 0, steps = 0, tokens = 0;

@@ -1,0 +1,248 @@
+#include "trainer/config_keys.h"
+
+#include <gmock/gmock.h>
+
+#include <map>
+#include <random>
+#include <set>
+#include <sstream>
+#include <string>
+
+#include "common/check.h"
+#include "trainer/config.h"
+
+namespace wuneng::trainer {
+namespace {
+
+using testing::HasSubstr;
+
+// A valid value of each key, none of them the default.
+const std::map<std::string, std::string>& other_values() {
+  static const std::map<std::string, std::string> values = {
+      {"seed", "9223372036854775807"},
+      {"model.width", "192"},
+      {"model.layers", "3"},
+      {"model.vocab_size", "1000"},
+      {"model.norm", "layer"},
+      {"model.norm_eps", "1.0e-18"},
+      {"model.embedding_norm", "true"},
+      {"model.tied_head", "true"},
+      {"model.init", "rwkv"},
+      {"model.attention.heads", "8"},
+      {"model.attention.kv_heads", "2"},
+      {"model.attention.head_size", "32"},
+      {"model.attention.rope_base", "500000.0"},
+      {"model.state.heads", "5"},
+      {"model.state.head_size", "128"},
+      {"model.state.decay_rank", "33"},
+      {"model.state.rate_rank", "34"},
+      {"model.state.value_rank", "35"},
+      {"model.state.gate_rank", "36"},
+      {"model.fusion.alpha", "fixed"},
+      {"model.fusion.attention_norm", "false"},
+      {"model.ffn.kind", "rwkv"},
+      {"model.ffn.hidden", "777"},
+      {"data.train", "\"corpora/a b\""},
+      {"data.validation", "\"corpora/c\""},
+      {"data.sequence_length", "1"},
+      {"data.separate_documents", "false"},
+      {"parallel.data", "2"},
+      {"optimizer.lr", "0.3"},
+      {"optimizer.min_lr", "0.0"},
+      {"optimizer.warmup_steps", "7"},
+      {"optimizer.schedule", "constant"},
+      {"optimizer.beta1", "0.0"},
+      {"optimizer.beta2", "0.95"},
+      {"optimizer.eps", "1.0e-18"},
+      {"optimizer.weight_decay", "0.0"},
+      {"optimizer.clip", "0.0"},
+      {"trainer.steps", "1000000000"},
+      {"trainer.global_batch", "32"},
+      {"trainer.micro_batch", "2"},
+      {"trainer.validate_every", "11"},
+      {"trainer.log_every", "12"},
+      {"trainer.threads", "13"},
+      {"trainer.checkpoint.every", "14"},
+      {"trainer.checkpoint.keep", "15"},
+  };
+  return values;
+}
+
+// Keys that have one allowed value only in this version.
+const std::set<std::string>& fixed_keys() {
+  static const std::set<std::string> keys = {"model.fusion.mode", "parallel.tensor"};
+  return keys;
+}
+
+std::string nested_yaml(const std::string& path, const std::string& value) {
+  std::string yaml, indent;
+  std::istringstream parts(path);
+  for (std::string part; std::getline(parts, part, '.'); indent += "  ") {
+    yaml += (yaml.empty() ? "" : "\n") + indent + part + ":";
+  }
+  return yaml + " " + value + "\n";
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+TEST(ConfigKeys, HaveDistinctPathsHelpAndAKindThatReadsItsDefault) {
+  std::set<std::string_view> paths;
+  for (const Key& key : config_keys()) {
+    EXPECT_TRUE(paths.insert(key.path).second) << key.path;
+    EXPECT_FALSE(key.help.empty()) << key.path;
+    EXPECT_EQ(find_key(key.path), &key);
+    EXPECT_FALSE(is_section(key.path)) << key.path;
+    EXPECT_EQ(other_values().count(std::string(key.path)) + fixed_keys().count(std::string(key.path)), 1U)
+        << key.path;
+  }
+  EXPECT_EQ(config_keys().size(), other_values().size() + fixed_keys().size());
+  EXPECT_EQ(find_key("model"), nullptr);
+  EXPECT_EQ(find_key(""), nullptr);
+}
+
+TEST(ConfigKeys, StandTogetherBySection) {
+  std::set<std::string_view> closed;
+  std::string_view open;
+  for (const Key& key : config_keys()) {
+    const std::string_view section = section_of(key.path);
+    if (section == open) continue;
+    EXPECT_TRUE(closed.insert(section).second) << section << " is opened twice";
+    open = section;
+  }
+}
+
+TEST(ConfigKeys, ChangeExactlyOneLineOfTheResolvedConfiguration) {
+  const std::vector<std::string> before = lines_of(to_yaml(Config{}));
+  for (const auto& [path, value] : other_values()) {
+    const Config config = parse_config(nested_yaml(path, value), "test.yaml");
+    const std::vector<std::string> after = lines_of(to_yaml(config));
+    ASSERT_EQ(after.size(), before.size());
+    std::vector<std::string> changed;
+    for (std::size_t i = 0; i < after.size(); ++i) {
+      if (after[i] != before[i]) changed.push_back(after[i]);
+    }
+    ASSERT_EQ(changed.size(), 1U) << path;
+    const std::string expected = std::string(last_part(path)) + ": " + value;
+    EXPECT_EQ(changed[0].substr(changed[0].find_first_not_of(' ')), expected);
+  }
+}
+
+TEST(ConfigKeys, OnlySharedKeysChangeTheIdentity) {
+  const std::set<std::string> free = {
+      "data.train",        "data.validation",   "parallel.data",
+      "parallel.tensor",   "trainer.steps",     "trainer.validate_every",
+      "trainer.log_every", "trainer.threads",   "trainer.checkpoint.every",
+      "trainer.checkpoint.keep"};
+  const Config before;
+  std::set<std::uint64_t> identities = {identity_hash(before)};
+  for (const auto& [path, value] : other_values()) {
+    const Config after = parse_config(nested_yaml(path, value), "test.yaml");
+    const std::vector<std::string> lines = differences(before, after);
+    if (free.count(path) > 0) {
+      EXPECT_EQ(identity_hash(after), identity_hash(before)) << path;
+      EXPECT_TRUE(lines.empty()) << path;
+    } else {
+      EXPECT_TRUE(identities.insert(identity_hash(after)).second) << path;
+      ASSERT_EQ(lines.size(), 1U) << path;
+      EXPECT_THAT(lines[0], testing::StartsWith(path + ": "));
+      EXPECT_THAT(lines[0], testing::EndsWith(" -> " + value));
+    }
+  }
+  for (const Key& key : config_keys()) {
+    EXPECT_EQ(key.resume == Resume::free, free.count(std::string(key.path)) == 1) << key.path;
+  }
+}
+
+TEST(ConfigKeys, AreAllDescribed) {
+  const std::string text = describe_config_keys();
+  std::set<std::string> described;
+  for (const std::string& line : lines_of(text)) {
+    EXPECT_LE(line.size(), 110U) << line;
+    std::string first;
+    std::istringstream(line) >> first;
+    if (first.ends_with('*')) first.pop_back();
+    const Key* key = line.starts_with(' ') ? nullptr : find_key(first);
+    if (!key) continue;
+    described.insert(first);
+    std::string word;
+    std::istringstream(std::string(key->help)) >> word;
+    EXPECT_THAT(line, HasSubstr(word));
+  }
+  EXPECT_EQ(described.size(), config_keys().size());
+  EXPECT_THAT(text, HasSubstr("auto | int"));
+  EXPECT_THAT(text, HasSubstr("64 | 128"));
+  EXPECT_THAT(text, HasSubstr("swiglu | rwkv"));
+  EXPECT_THAT(text, HasSubstr("[tokens]"));
+}
+
+// Every field by name, so that no two keys can have swapped their places in Config.
+TEST(ConfigKeys, ReachTheirOwnFields) {
+  std::string yaml = to_yaml(Config{});
+  Config config = parse_config(
+      "seed: 1\n"
+      "model: {width: 2, layers: 3, vocab_size: 4, norm: layer, norm_eps: 0.5, embedding_norm: true, tied_head: true,\n"
+      "        init: rwkv, attention: {heads: 6, kv_heads: 3, head_size: 8, rope_base: 9.5},\n"
+      "        state: {heads: 10, head_size: 128, decay_rank: 11, rate_rank: 12, value_rank: 13, gate_rank: 14},\n"
+      "        fusion: {mode: concat, alpha: fixed, attention_norm: false}, ffn: {kind: rwkv, hidden: 15}}\n"
+      "data: {train: a, validation: b, sequence_length: 16, separate_documents: false}\n"
+      "parallel: {data: 2, tensor: 1}\n"
+      "optimizer: {lr: 0.25, min_lr: 0.125, warmup_steps: 17, schedule: constant, beta1: 0.75, beta2: 0.625, eps: 0.375,\n"
+      "            weight_decay: 18.5, clip: 19.5}\n"
+      "trainer: {steps: 20, global_batch: 44, micro_batch: 22, validate_every: 23, log_every: 24, threads: 25,\n"
+      "          checkpoint: {every: 26, keep: 27}}\n",
+      "test.yaml");
+  const model::ModelConfig& m = config.model;
+  EXPECT_EQ(config.seed, 1);
+  EXPECT_EQ(std::tuple(m.width, m.layers, m.vocab_size, m.norm, m.norm_eps, m.embedding_norm, m.tied_head, m.init),
+            std::tuple(2, 3, 4, model::NormKind::layer, 0.5, true, true, model::InitKind::rwkv));
+  EXPECT_EQ(std::tuple(m.attention.heads, m.attention.kv_heads, m.attention.head_size, m.attention.rope_base),
+            std::tuple(6, 3, 8, 9.5));
+  EXPECT_EQ(std::tuple(m.state.heads, m.state.head_size, m.state.decay_rank, m.state.rate_rank, m.state.value_rank,
+                       m.state.gate_rank),
+            std::tuple(10, 128, 11, 12, 13, 14));
+  EXPECT_EQ(std::tuple(m.fusion.mode, m.fusion.alpha, m.fusion.attention_norm),
+            std::tuple(model::FusionMode::concat, model::Alpha::fixed, false));
+  EXPECT_EQ(std::tuple(m.feed_forward.kind, m.feed_forward.hidden), std::tuple(model::FeedForwardKind::rwkv, 15));
+  const data::DataConfig& d = config.data;
+  EXPECT_EQ(std::tuple(d.train, d.validation, d.sequence_length, d.separate_documents),
+            std::tuple("a", "b", 16, false));
+  EXPECT_EQ(std::tuple(config.parallel.data, config.parallel.tensor), std::tuple(2, 1));
+  const OptimizerConfig& o = config.optimizer;
+  EXPECT_EQ(std::tuple(o.lr, o.min_lr, o.warmup_steps, o.schedule, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip),
+            std::tuple(0.25, 0.125, 17, OptimizerConfig::Schedule::constant, 0.75, 0.625, 0.375, 18.5, 19.5));
+  const TrainerConfig& t = config.trainer;
+  EXPECT_EQ(std::tuple(t.steps, t.global_batch, t.micro_batch, t.validate_every, t.log_every, t.threads,
+                       t.checkpoint.every, t.checkpoint.keep),
+            std::tuple(20, 44, 22, 23, 24, 25, 26, 27));
+}
+
+TEST(ConfigKeys, FloatsRoundTripToTheLastBit) {
+  std::mt19937_64 random(1);
+  Config config;
+  for (int i = 0; i < 500; ++i) {
+    const std::uint64_t bits = random() >> 1;  // positive
+    const double value = std::bit_cast<double>(bits);
+    if (!std::isfinite(value)) continue;
+    config.optimizer.weight_decay = value;
+    const double read = parse_config(to_yaml(config), "test.yaml").optimizer.weight_decay;
+    ASSERT_EQ(std::bit_cast<std::uint64_t>(read), bits) << value;
+  }
+}
+
+TEST(ConfigKeys, TextsRoundTrip) {
+  Config config;
+  for (const std::string text : {"plain", "with space", "a: b # c", "quote\"d", "o'clock", "back\\slash", "tab\tnew\nline\r",
+                                 "Gr\xc3\xbc\xc3\x9f" "e \xe2\x80\xa8 \xf0\x9f\x98\x80", "\x01\x7f\x1f", "null", "~",
+                                 "", "- x", "{a}", "&x *y !z %w @v", " edge "}) {
+    config.data.train = text;
+    EXPECT_EQ(parse_config(to_yaml(config), "test.yaml").data.train, text);
+  }
+}
+
+}  // namespace
+}  // namespace wuneng::trainer

@@ -1,0 +1,113 @@
+#include "trainer/config.h"
+
+#include "common/check.h"
+#include "common/hash.h"
+#include "parallel/gradient_tree.h"
+#include "trainer/config_file.h"
+
+namespace wuneng::trainer {
+namespace {
+
+Config config_of(const std::vector<Setting>& settings) {
+  Config config;
+  for (const Setting& setting : settings) set_value(*setting.key, setting.value, config);
+  return config;
+}
+
+void check_at(const std::string& place, const Config& config) {
+  try {
+    check(config);
+  } catch (const UsageError& error) {
+    throw UsageError(fmt::format("{}: {}", place, error.what()));
+  }
+}
+
+void check_batches(const Config& config) {
+  const TrainerConfig& trainer = config.trainer;
+  const std::int64_t global = trainer.global_batch, micro = trainer.micro_batch;
+  WN_REQUIRE(micro <= global, "trainer.micro_batch = {}: must be at most trainer.global_batch = {}", micro,
+             global);
+  const std::int64_t below = global / micro * micro;
+  WN_REQUIRE(
+      below == global,
+      "trainer.global_batch = {}: must be a multiple of trainer.micro_batch = {}; the nearest are {} and {}",
+      global, micro, below, below + micro);
+  if (config.parallel.data > 0) parallel::check_tree(global / micro, config.parallel.data);
+
+  constexpr double most_tokens = 1e18;  // so that counters of 64 bits hold every product of the three
+  const double tokens = static_cast<double>(trainer.steps) * static_cast<double>(global) *
+                        static_cast<double>(config.data.sequence_length);
+  WN_REQUIRE(tokens <= most_tokens,
+             "trainer.steps = {} x trainer.global_batch = {} x data.sequence_length = {} is more than {} "
+             "tokens: lower "
+             "trainer.steps",
+             trainer.steps, global, config.data.sequence_length, most_tokens);
+}
+
+void check_schedule(const OptimizerConfig& optimizer, std::int64_t steps) {
+  const bool descends =
+      optimizer.schedule != OptimizerConfig::Schedule::cosine || optimizer.min_lr <= optimizer.lr;
+  WN_REQUIRE(descends, "optimizer.min_lr = {}: must be at most optimizer.lr = {}", optimizer.min_lr,
+             optimizer.lr);
+  WN_REQUIRE(optimizer.warmup_steps <= steps,
+             "optimizer.warmup_steps = {}: must be at most trainer.steps = {}", optimizer.warmup_steps,
+             steps);
+}
+
+void write_section(const std::string& section, int depth, const Config& config, std::string& text) {
+  for (const std::string_view name : names_in(section)) {
+    const std::string path = section.empty() ? std::string(name) : fmt::format("{}.{}", section, name);
+    const Key* key = find_key(path);
+    text += fmt::format("{:{}}{}:", "", 2 * depth, name);
+    text += key ? fmt::format(" {}\n", value_text(*key, config)) : "\n";
+    if (!key) write_section(path, depth + 1, config, text);
+  }
+}
+
+}  // namespace
+
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+  std::vector<Setting> settings = read_config_file(file);
+  for (const std::string& assignment : overrides) settings.push_back(read_override(assignment));
+  const Config config = config_of(settings);
+  check_at(file.string(), config);
+  return config;
+}
+
+Config parse_config(const std::string& yaml, const std::string& place) {
+  const Config config = config_of(read_config_text(yaml, place));
+  check_at(place, config);
+  return config;
+}
+
+std::string to_yaml(const Config& config) {
+  std::string text;
+  write_section("", 0, config, text);
+  return text;
+}
+
+void check(const Config& config) {
+  model::check(config.model);
+  check_batches(config);
+  check_schedule(config.optimizer, config.trainer.steps);
+}
+
+std::vector<std::string> differences(const Config& ours, const Config& theirs) {
+  std::vector<std::string> lines;
+  for (const Key& key : config_keys()) {
+    const std::string our_value = value_text(key, ours), their_value = value_text(key, theirs);
+    if (key.resume == Resume::free || our_value == their_value) continue;
+    lines.push_back(fmt::format("{}: {} -> {}", key.path, our_value, their_value));
+  }
+  return lines;
+}
+
+std::uint64_t identity_hash(const Config& config) {
+  std::string text;
+  for (const Key& key : config_keys()) {
+    if (key.resume == Resume::shared) text += fmt::format("{}={}\n", key.path, value_text(key, config));
+  }
+  return hash_text(text);
+}
+
+}  // namespace wuneng::trainer

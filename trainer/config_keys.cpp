@@ -1,0 +1,200 @@
+#include "trainer/config_keys.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace wuneng::trainer {
+namespace {
+
+using model::Alpha;
+using model::FeedForwardKind;
+using model::FusionMode;
+using model::InitKind;
+using model::NormKind;
+using Schedule = OptimizerConfig::Schedule;
+
+template <class Enum>
+ChoiceKind choice(Field<Enum> field, const std::vector<std::pair<std::string_view, Enum>>& choices) {
+  std::vector<std::string_view> names;
+  std::vector<Enum> values;
+  for (const auto& [name, value] : choices) {
+    names.push_back(name);
+    values.push_back(value);
+  }
+  const auto read = [field, values](const Config& config) {
+    return static_cast<std::size_t>(std::ranges::find(values, field.read(config)) - values.begin());
+  };
+  const auto write = [field, values](Config& config, std::size_t index) {
+    field.write(config) = values[index];
+  };
+  return {std::move(names), read, write};
+}
+
+constexpr std::int64_t million = 1'000'000, billion = 1'000'000'000;
+constexpr bool or_auto = true;
+
+#define AT(field) \
+  [](auto& config) -> auto& { return config.field; }
+
+std::vector<Key> run_and_model_keys() {
+  return {
+      {"seed", IntegerKind{AT(seed), 0}, "", "seed of the initialisation and of the order of the data"},
+      {"model.width", IntegerKind{AT(model.width), 1, million}, "channels",
+       "C, width of the residual stream"},
+      {"model.layers", IntegerKind{AT(model.layers), 1, 10'000}, "",
+       "layers, each a mixer and a feed-forward"},
+      {"model.vocab_size", IntegerKind{AT(model.vocab_size), 2, 100 * million}, "",
+       "V, token ids; at least as many as the tokenizer has"},
+      {"model.norm", choice<NormKind>(AT(model.norm), {{"rms", NormKind::rms}, {"layer", NormKind::layer}}),
+       "", "norm before each mixer, each feed-forward and the head"},
+      {"model.norm_eps", RealKind{AT(model.norm_eps), 0.0, true}, "", "added to the variance inside a norm"},
+      {"model.embedding_norm", FlagKind{AT(model.embedding_norm)}, "",
+       "another norm right after the embedding, as in RWKV"},
+      {"model.tied_head", FlagKind{AT(model.tied_head)}, "", "the output head shares the embedding's matrix"},
+      {"model.init",
+       choice<InitKind>(AT(model.init), {{"normal", InitKind::normal}, {"rwkv", InitKind::rwkv}}), "",
+       "initialisation of embedding, attention, feed-forward and head; state heads always start as RWKV-7's"},
+  };
+}
+
+std::vector<Key> head_keys() {
+  return {
+      {"model.attention.heads", IntegerKind{AT(model.attention.heads), 0, 10'000}, "",
+       "softmax-attention heads of a layer; 0: none"},
+      {"model.attention.kv_heads", IntegerKind{AT(model.attention.kv_heads), 1, 10'000, or_auto}, "",
+       "heads of keys and values, shared by groups of heads; auto: one for each head"},
+      {"model.attention.head_size", IntegerKind{AT(model.attention.head_size), 2, 4096}, "channels",
+       "N of an attention head; even"},
+      {"model.attention.rope_base", RealKind{AT(model.attention.rope_base), 1.0}, "",
+       "base of the rotary position angles"},
+      {"model.state.heads", IntegerKind{AT(model.state.heads), 0, 10'000}, "",
+       "RWKV-7 state heads of a layer; 0: none"},
+      {"model.state.head_size", IntegerKind{AT(model.state.head_size), 0, 0, false, {64, 128}}, "channels",
+       "N of a state head"},
+      {"model.state.decay_rank", IntegerKind{AT(model.state.decay_rank), 1, million, or_auto}, "channels",
+       "rank of the decay's low-rank map; auto: RWKV-7's formula"},
+      {"model.state.rate_rank", IntegerKind{AT(model.state.rate_rank), 1, million, or_auto}, "channels",
+       "rank of the in-context learning rate's map; auto: RWKV-7's formula"},
+      {"model.state.value_rank", IntegerKind{AT(model.state.value_rank), 1, million, or_auto}, "channels",
+       "rank of the value residual's map; auto: RWKV-7's formula"},
+      {"model.state.gate_rank", IntegerKind{AT(model.state.gate_rank), 1, million, or_auto}, "channels",
+       "rank of the gate's map; auto: RWKV-7's formula"},
+      {"model.fusion.mode", choice<FusionMode>(AT(model.fusion.mode), {{"concat", FusionMode::concat}}), "",
+       "how state heads join attention heads before the output projection"},
+      {"model.fusion.alpha",
+       choice<Alpha>(AT(model.fusion.alpha), {{"fixed", Alpha::fixed}, {"layer", Alpha::layer}}), "",
+       "scale of the state heads: fixed at 1, or one learnable number per layer"},
+      {"model.fusion.attention_norm", FlagKind{AT(model.fusion.attention_norm)}, "",
+       "RMS norm of each attention head before the fusion"},
+      {"model.ffn.kind",
+       choice<FeedForwardKind>(AT(model.feed_forward.kind),
+                               {{"swiglu", FeedForwardKind::swiglu}, {"rwkv", FeedForwardKind::rwkv}}),
+       "", "feed-forward: gated SiLU, or RWKV-7's squared ReLU"},
+      {"model.ffn.hidden", IntegerKind{AT(model.feed_forward.hidden), 1, 100 * million, or_auto}, "channels",
+       "auto: swiglu 8/3 of the width, up to a multiple of 64; rwkv 4 times the width"},
+  };
+}
+
+std::vector<Key> data_and_parallel_keys() {
+  return {
+      {"data.train", TextKind{AT(data.train)}, "", "training corpus: the prefix of PREFIX.bin and PREFIX.idx",
+       Resume::free},
+      {"data.validation", TextKind{AT(data.validation)}, "",
+       "validation corpus: the prefix of its files; empty: no validation", Resume::free},
+      {"data.sequence_length", IntegerKind{AT(data.sequence_length), 1, 10 * million}, "tokens",
+       "T, length of a training sequence"},
+      {"data.separate_documents", FlagKind{AT(data.separate_documents)}, "",
+       "attention and states never cross the start of a document"},
+      {"parallel.data", IntegerKind{AT(parallel.data), 1, million, or_auto}, "processes",
+       "share the batch; a power of two that divides the micro-batches; auto: all that the tensor axis "
+       "leaves",
+       Resume::free},
+      {"parallel.tensor",
+       IntegerKind{AT(parallel.tensor), 1, 1, false, {}, "this version shards over the data axis only"}, "",
+       "processes that share each layer; 1 in this version", Resume::free},
+  };
+}
+
+std::vector<Key> training_keys() {
+  return {
+      {"optimizer.lr", RealKind{AT(optimizer.lr), 0.0}, "", "peak learning rate"},
+      {"optimizer.min_lr", RealKind{AT(optimizer.min_lr), 0.0}, "",
+       "learning rate at the end of the schedule"},
+      {"optimizer.warmup_steps", IntegerKind{AT(optimizer.warmup_steps), 0, billion}, "steps",
+       "linear warm-up of the learning rate"},
+      {"optimizer.schedule",
+       choice<Schedule>(AT(optimizer.schedule),
+                        {{"cosine", Schedule::cosine}, {"constant", Schedule::constant}}),
+       "", "learning rate after the warm-up"},
+      {"optimizer.beta1", RealKind{AT(optimizer.beta1), 0.0, false, 1.0}, "",
+       "AdamW: decay of the first moment"},
+      {"optimizer.beta2", RealKind{AT(optimizer.beta2), 0.0, false, 1.0}, "",
+       "AdamW: decay of the second moment"},
+      {"optimizer.eps", RealKind{AT(optimizer.eps), 0.0, true}, "", "AdamW: added to the denominator"},
+      {"optimizer.weight_decay", RealKind{AT(optimizer.weight_decay), 0.0}, "", "on the large matrices only"},
+      {"optimizer.clip", RealKind{AT(optimizer.clip), 0.0}, "",
+       "largest norm of the whole gradient; 0: no clipping"},
+      {"trainer.steps", IntegerKind{AT(trainer.steps), 1, billion}, "steps", "length of the whole run",
+       Resume::free},
+      {"trainer.global_batch", IntegerKind{AT(trainer.global_batch), 1, million}, "sequences",
+       "batch of a step, over all processes"},
+      {"trainer.micro_batch", IntegerKind{AT(trainer.micro_batch), 1, million}, "sequences",
+       "batch of a forward and backward pass; divides the global batch"},
+      {"trainer.validate_every", IntegerKind{AT(trainer.validate_every), 0, billion}, "steps",
+       "from one validation to the next; 0: only at the end", Resume::free},
+      {"trainer.log_every", IntegerKind{AT(trainer.log_every), 1, billion}, "steps",
+       "from one line of the log to the next; metrics.jsonl has every step", Resume::free},
+      {"trainer.threads", IntegerKind{AT(trainer.threads), 1, 10'000, or_auto}, "",
+       "threads of a process; auto: the cores of the node divided by its processes", Resume::free},
+      {"trainer.checkpoint.every", IntegerKind{AT(trainer.checkpoint.every), 0, billion}, "steps",
+       "from one checkpoint to the next; 0: only at the end and on signals", Resume::free},
+      {"trainer.checkpoint.keep", IntegerKind{AT(trainer.checkpoint.keep), 0, million}, "",
+       "how many of the newest checkpoints are kept; 0: all", Resume::free},
+  };
+}
+
+#undef AT
+
+std::vector<Key> all_keys() {
+  std::vector<Key> all;
+  for (auto part : {run_and_model_keys, head_keys, data_and_parallel_keys, training_keys}) {
+    for (Key& key : part()) all.push_back(std::move(key));
+  }
+  return all;
+}
+
+}  // namespace
+
+const std::vector<Key>& config_keys() {
+  static const std::vector<Key> keys = all_keys();
+  return keys;
+}
+
+const Key* find_key(std::string_view path) {
+  const auto found = std::ranges::find(config_keys(), path, &Key::path);
+  return found != config_keys().end() ? &*found : nullptr;
+}
+
+bool is_section(std::string_view path) { return !names_in(path).empty(); }
+
+std::vector<std::string_view> names_in(std::string_view section) {
+  const std::size_t start = section.empty() ? 0 : section.size() + 1;
+  std::vector<std::string_view> names;
+  for (const Key& key : config_keys()) {
+    const bool inside = section.empty() ||
+                        (key.path.starts_with(section) && key.path.substr(section.size()).starts_with('.'));
+    if (!inside) continue;
+    const std::string_view name = key.path.substr(start, key.path.find('.', start) - start);
+    if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+  }
+  return names;
+}
+
+std::string_view section_of(std::string_view path) {
+  const std::size_t dot = path.rfind('.');
+  return dot == std::string_view::npos ? std::string_view() : path.substr(0, dot);
+}
+
+std::string_view last_part(std::string_view path) { return path.substr(path.rfind('.') + 1); }
+
+}  // namespace wuneng::trainer

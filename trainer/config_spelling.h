@@ -1,0 +1,15 @@
+// What somebody who wrote an unknown name probably meant.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace wuneng::trainer {
+
+enum class NameKind { key, section };
+
+// "did you mean model.attention.heads?", or the names known in the nearest section that exists when nothing
+// resembles `path`.
+std::string spelling_hint(std::string_view path, NameKind kind);
+
+}  // namespace wuneng::trainer

@@ -1,0 +1,27 @@
+// What a run says about itself when it starts.
+#pragma once
+
+#include <string>
+
+#include "common/json.h"
+#include "data/token_file.h"
+#include "model/language_model.h"
+#include "parallel/world.h"
+#include "trainer/config.h"
+
+namespace wuneng::trainer {
+
+// Threads of this process: `asked`, or (0) its share of the cores that it may run on.
+int threads_per_process(std::int64_t asked, int processes_on_this_node);
+
+// Version, commit, build type, compiler and LibTorch in one line; ranks must agree on it.
+std::string build_identity();
+
+// One entry of run.json: time, command line, versions, hosts, mesh, threads, environment that matters. All ranks call it.
+Json launch_record(const std::string& command_line, parallel::World& world, const Config& config);
+
+// The lines that rank 0 prints before the first step.
+std::string banner(const Config& config, const parallel::World& world, const model::LanguageModel& model,
+                   const data::TokenFile& corpus, const std::string& folder);
+
+}  // namespace wuneng::trainer

@@ -1,0 +1,328 @@
+#include "trainer/train.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones_like.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "common/hash.h"
+#include "common/log.h"
+#include "common/version.h"
+#include "data/sampler.h"
+#include "kernels/sum_of_squares.h"
+#include "model/flops.h"
+#include "model/language_model.h"
+#include "parallel/gradient_tree.h"
+#include "parallel/mesh.h"
+#include "trainer/agreement.h"
+#include "trainer/checkpoint.h"
+#include "trainer/corpus.h"
+#include "trainer/evaluation.h"
+#include "trainer/launch.h"
+#include "trainer/metrics.h"
+#include "trainer/run_folder.h"
+#include "trainer/signals.h"
+
+namespace wuneng::trainer {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+// What one step reports, the same on every rank.
+struct StepResult {
+  double loss = 0.0;  // mean over the real tokens of the global batch, nats
+  double grad_norm = 0.0;
+  double lr = 0.0;
+  std::int64_t tokens = 0;  // real tokens of the global batch
+  double seconds = 0.0;
+};
+
+class Run {
+ public:
+  Run(const Config& config, const TrainOptions& options, parallel::World& world, Activity& activity);
+  ExitCode operator()();
+
+ private:
+  void open_folder();
+  void resume();
+  StepResult step();
+  double run_micro_batches(std::int64_t& tokens);
+  void report(const StepResult& result);
+  void validate();
+  void save();
+  Request agreed_request();
+  NamedTensors model_tensors() const;
+
+  Config config_;
+  TrainOptions options_;
+  parallel::World& world_;
+  Activity& activity_;
+  bool main_rank_;
+  Logger logger_;
+  RunFolder folder_;
+
+  std::optional<parallel::Mesh> mesh_;
+  std::optional<Corpus> train_, validation_;
+  std::optional<data::TrainingSampler> sampler_;
+  std::optional<data::EvaluationSampler> validation_sampler_;
+  std::optional<model::LanguageModel> model_;
+  std::optional<AdamW> optimizer_;
+  std::optional<parallel::GradientTree> gradients_;
+  std::optional<MetricsFile> metrics_;      // rank 0
+  std::optional<TensorBoard> tensorboard_;  // rank 0
+  std::optional<ProgressLine> progress_;
+  SignalRequests signals_;
+
+  Position position_;
+  std::int64_t validated_ = -1, saved_ = -1;  // steps of the last validation and checkpoint
+  double flops_per_token_ = 0.0;
+};
+
+Run::Run(const Config& config, const TrainOptions& options, parallel::World& world, Activity& activity)
+    : config_(config), options_(options), world_(world), activity_(activity), main_rank_(world.rank() == 0),
+      logger_(make_logger(world.rank(), world.size())), folder_(options.output) {
+  at::set_num_threads(threads_per_process(config_.trainer.threads, world_.processes_on_this_node()));
+  const TrainerConfig& trainer = config_.trainer;
+  const data::DataConfig& data = config_.data;
+  agree(world_.communicator(), [&] {
+    WN_REQUIRE(!data.train.empty(), "data.train: is not set; give the prefix of a tokenised corpus: --set data.train=PREFIX");
+    train_.emplace(data.train, config_.model.vocab_size);
+    sampler_.emplace(train_->tokens, data.sequence_length, static_cast<std::uint64_t>(config_.seed), data.separate_documents);
+    if (data.validation.empty()) return;
+    validation_.emplace(data.validation, config_.model.vocab_size);
+    validation_sampler_.emplace(validation_->tokens, data.sequence_length, data.separate_documents);
+  });
+  check_same(world_, {{"the program's build", build_identity()},
+                      {"the configuration", hex(hash_text(to_yaml(config_)))},
+                      {"the training corpus " + data.train, hex(train_->tokens.hash())},
+                      {"--output", std::filesystem::absolute(options_.output).string()}});
+  // Every rank finds the same fault in a mesh; splitting the world needs all of them.
+  agree(world_.communicator(), [&] {
+    parallel::check_mesh(config_.parallel, world_.size());
+    parallel::check_tree(trainer.global_batch / trainer.micro_batch, world_.size() / config_.parallel.tensor);
+  });
+  mesh_.emplace(config_.parallel, world_.communicator());
+  agree(world_.communicator(), [&] {
+    model_.emplace(config_.model, mesh_->tensor(), static_cast<std::uint64_t>(config_.seed));
+    optimizer_.emplace(config_.optimizer, model_->parameters());
+    gradients_.emplace(model_->parameters(), mesh_->data(), trainer.global_batch / trainer.micro_batch);
+  });
+  flops_per_token_ = 3.0 * model::forward_flops_per_token(config_.model, data.sequence_length);
+  open_folder();
+  resume();
+}
+
+void Run::open_folder() {
+  Json launch = launch_record(options_.command_line, world_, config_);
+  agree(world_.communicator(), [&] {
+    if (!main_rank_) return;
+    folder_.open(config_, launch);
+    log_to_file(logger_, folder_.log());
+  });
+  logger_->info("{}", banner(config_, world_, *model_, train_->tokens, folder_.path().string()));
+}
+
+// Continues from the newest checkpoint of the folder, if there is one.
+void Run::resume() {
+  std::string newest;
+  agree(world_.communicator(), [&] {
+    if (main_rank_)
+      if (const auto found = newest_checkpoint(folder_.checkpoints())) newest = found->string();
+  });
+  newest = world_.communicator().all_gather_text(newest)[0];
+  agree(world_.communicator(), [&] {
+    if (newest.empty()) return;
+    const Checkpoint checkpoint(newest);
+    WN_REQUIRE(checkpoint.info().data_hash == train_->tokens.hash(),
+               "data.train = {}: is not the corpus that {} was trained on (its hash is {}, stored was {}); give the same tokens again, or "
+               "start a new run with another --output",
+               config_.data.train, newest, hex(train_->tokens.hash()), hex(checkpoint.info().data_hash));
+    checkpoint.load_model(model_tensors());
+    checkpoint.load_optimizer(optimizer_->state());
+    position_ = checkpoint.info().position;
+    optimizer_->set_updates(position_.step);
+    saved_ = position_.step;
+  });
+  if (!newest.empty()) logger_->info("resuming from {} (step {}, {} samples)", newest, position_.step, position_.samples);
+  agree(world_.communicator(), [&] {
+    if (!main_rank_) return;
+    metrics_.emplace(folder_.metrics(), position_.step);
+    tensorboard_.emplace(folder_.tensorboard());
+  });
+  progress_.emplace(main_rank_, options_.progress_line);
+}
+
+ExitCode Run::operator()() {
+  const TrainerConfig& trainer = config_.trainer;
+  if (position_.step >= trainer.steps) {
+    logger_->info("nothing to do: {} has already made {} of {} steps; raise trainer.steps to train on", folder_.path().string(),
+                  position_.step, trainer.steps);
+    return ExitCode::done;
+  }
+  const auto due = [&](std::int64_t every) { return every > 0 && position_.step % every == 0; };
+  while (position_.step < trainer.steps) {
+    report(step());
+    if (due(trainer.validate_every)) validate();
+    const Request request = agreed_request();
+    if (due(trainer.checkpoint.every) || request != Request::none) save();
+    if (request == Request::save_and_stop && position_.step < trainer.steps) {
+      progress_->clear();
+      logger_->warn("stopped by a signal after step {} of {}; run the same command again to go on", position_.step, trainer.steps);
+      return ExitCode::stopped;
+    }
+  }
+  validate();
+  save();
+  progress_->clear();
+  logger_->info("done: {} steps, {} tokens; checkpoint {}", position_.step, position_.tokens,
+                (folder_.checkpoints() / checkpoint_name(position_.step)).string());
+  return ExitCode::done;
+}
+
+StepResult Run::step() {
+  const auto begin = Clock::now();
+  activity_ = {position_.step + 1, "before the step"};
+  if (options_.before_step) options_.before_step(position_.step + 1);
+  StepResult result;
+  const double loss_sum = run_micro_batches(result.tokens);
+  activity_.phase = "gradient reduction";
+  const std::vector<at::Tensor>& gradients = gradients_->reduce();
+
+  activity_.phase = "optimizer";
+  const auto tokens = static_cast<double>(std::max<std::int64_t>(1, result.tokens));
+  double squares = 0.0;
+  for (const at::Tensor& gradient : gradients) squares += kernels::sum_of_squares(gradient);
+  // The gradients are of the summed loss: dividing by the tokens here makes them those of the mean.
+  result.loss = loss_sum / tokens;
+  result.grad_norm = std::sqrt(squares) / tokens;
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
+    throw AgreedError(fmt::format("step {}: loss {} with gradient norm {}: the run has diverged; earlier checkpoints are kept. Try a lower "
+                                  "optimizer.lr or a longer optimizer.warmup_steps",
+                                  position_.step + 1, result.loss, result.grad_norm));
+  const double clip = config_.optimizer.clip;
+  const double shrink = clip > 0.0 && result.grad_norm > clip ? clip / result.grad_norm : 1.0;
+  result.lr = learning_rate(config_.optimizer, position_.step + 1, config_.trainer.steps);
+  optimizer_->step(gradients, result.lr, shrink / tokens);
+
+  position_.step += 1;
+  position_.samples += config_.trainer.global_batch;
+  position_.tokens += result.tokens;
+  result.seconds = seconds_since(begin);
+  return result;
+}
+
+// Forward and backward of this rank's share of the global batch. Returns the sum of the losses over all ranks, added in the order of the
+// micro-batches, and counts the real tokens.
+double Run::run_micro_batches(std::int64_t& tokens) {
+  const std::int64_t local = gradients_->local_micro_batches(), size = config_.trainer.micro_batch;
+  const std::int64_t first = position_.samples + mesh_->data().rank() * local * size;
+  const at::Tensor mine = at::empty({local, 2}, at::kDouble);  // loss, tokens
+  auto* row = mine.mutable_data_ptr<double>();
+  for (std::int64_t m = 0; m < local; ++m, row += 2) {
+    activity_.phase = "data";
+    const data::Batch batch = sampler_->batch(first + m * size, size);
+    activity_.phase = "forward";
+    const at::Tensor losses = model_->losses(batch.tokens, batch.targets, batch.document_starts);
+    activity_.phase = "backward";
+    gradients_->begin_micro_batch();
+    losses.backward(at::ones_like(losses));
+    gradients_->end_micro_batch();
+    row[0] = sum_in_order(losses.detach());
+    row[1] = static_cast<double>(batch.real_tokens);
+  }
+  activity_.phase = "loss reduction";
+  const at::Tensor all = at::empty({mesh_->data().size() * local, 2}, at::kDouble);
+  mesh_->data().all_gather(mine, all);
+  const auto* rows = all.const_data_ptr<double>();
+  double sum = 0.0;
+  for (std::int64_t m = 0; m < all.size(0); ++m) {
+    sum += rows[2 * m];
+    tokens += static_cast<std::int64_t>(rows[2 * m + 1]);
+  }
+  return sum;
+}
+
+void Run::report(const StepResult& result) {
+  if (!main_rank_) return;
+  activity_.phase = "metrics";
+  const double tokens_per_second = static_cast<double>(result.tokens) / result.seconds;
+  const std::int64_t steps = config_.trainer.steps;
+  metrics_->write({{"step", position_.step}, {"samples", position_.samples}, {"tokens", position_.tokens}, {"loss", result.loss},
+                   {"grad_norm", result.grad_norm}, {"lr", result.lr}, {"tokens_per_second", tokens_per_second},
+                   {"step_seconds", result.seconds}});
+  tensorboard_->scalar("train/loss", result.loss, position_.step);
+  tensorboard_->scalar("train/grad_norm", result.grad_norm, position_.step);
+  tensorboard_->scalar("train/lr", result.lr, position_.step);
+  tensorboard_->scalar("speed/tokens_per_second", tokens_per_second, position_.step);
+  const double flops_per_second = flops_per_token_ * tokens_per_second;
+  if (position_.step % config_.trainer.log_every == 0 || position_.step == 1 || position_.step == steps)
+    logger_->debug("step {}/{}  loss {:.4f}  grad_norm {:.3f}  lr {:.2e}  {:.0f} tokens/s  {:.1f} GFLOP/s", position_.step, steps,
+                   result.loss, result.grad_norm, result.lr, tokens_per_second, flops_per_second / 1e9);
+  progress_->show({.step = position_.step, .steps = steps, .tokens = position_.tokens, .loss = result.loss,
+                   .tokens_per_second = tokens_per_second, .flops_per_second = flops_per_second,
+                   .seconds_per_step = result.seconds});
+}
+
+void Run::validate() {
+  if (!validation_ || validated_ == position_.step) return;
+  validated_ = position_.step;
+  activity_.phase = "validation";
+  const Evaluation result = evaluate(*model_, *validation_sampler_, config_.trainer.micro_batch, validation_->tokenizer.get(),
+                                     mesh_->data());
+  if (!main_rank_) return;
+  metrics_->write({{"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}});
+  tensorboard_->scalar("validation/loss", result.loss, position_.step);
+  const auto bits = result.bits_per_byte();
+  if (bits) tensorboard_->scalar("validation/bits_per_byte", *bits, position_.step);
+  progress_->clear();
+  logger_->info("step {}/{}  validation loss {:.4f}{}", position_.step, config_.trainer.steps, result.loss,
+                bits ? fmt::format("  {:.3f} bits per byte", *bits) : "");
+}
+
+void Run::save() {
+  if (saved_ == position_.step) return;
+  activity_.phase = "checkpoint";
+  agree(world_.communicator(), [&] {
+    if (!main_rank_) return;
+    const CheckpointInfo info{position_, to_yaml(config_), train_->tokens.hash(), train_->tokenizer_text()};
+    const auto folder = save_checkpoint(folder_.checkpoints(), info, model_tensors(), optimizer_->state(),
+                                        config_.trainer.checkpoint.keep);
+    logger_->debug("saved {}", folder.string());
+  });
+  saved_ = position_.step;
+}
+
+// The strongest request that any rank has received.
+Request Run::agreed_request() {
+  activity_.phase = "signals";
+  const at::Tensor mine = at::full({1}, static_cast<std::int64_t>(signals_.take()), at::kLong);
+  const at::Tensor all = at::empty({world_.size()}, at::kLong);
+  world_.communicator().all_gather(mine, all);
+  const auto* requests = all.const_data_ptr<std::int64_t>();
+  return static_cast<Request>(*std::max_element(requests, requests + all.numel()));
+}
+
+NamedTensors Run::model_tensors() const {
+  NamedTensors tensors;
+  for (const parallel::Parameter& parameter : model_->parameters()) tensors.emplace_back(parameter.name, parameter.value.detach());
+  return tensors;
+}
+
+}  // namespace
+
+std::string Activity::describe() const { return step > 0 ? fmt::format("step {}, {}", step, phase) : phase; }
+
+ExitCode train(const Config& config, const TrainOptions& options, parallel::World& world, Activity& activity) {
+  return Run(config, options, world, activity)();
+}
+
+}  // namespace wuneng::trainer
