@@ -23,6 +23,21 @@ function(wuneng_tests folder)
     PROPERTIES TIMEOUT 300 ENVIRONMENT "${WUNENG_TEST_ENVIRONMENT}")
 endfunction()
 
+# wuneng_mpi_tests(folder RANKS n...): the program <folder>_mpi_tests of tests/<folder>/*_mpi_test.cpp, run under mpirun with each number of ranks.
+# Its main (tests/support/mpi_main.cpp) fails when a test fails on any rank.
+function(wuneng_mpi_tests folder)
+  cmake_parse_arguments(ARG "" "" "RANKS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*_mpi_test.cpp)
+  add_executable(${folder}_mpi_tests ${sources} ${CMAKE_CURRENT_SOURCE_DIR}/support/mpi_main.cpp)
+  target_link_libraries(${folder}_mpi_tests PRIVATE wuneng_${folder} GTest::gmock GTest::gtest)
+  foreach(ranks IN LISTS ARG_RANKS)
+    add_test(NAME ${folder}/mpi_${ranks}_ranks
+      COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:${folder}_mpi_tests>)
+    set_tests_properties(${folder}/mpi_${ranks}_ranks PROPERTIES
+      TIMEOUT 120 PROCESSORS 2 ENVIRONMENT "${WUNENG_TEST_ENVIRONMENT}")
+  endforeach()
+endfunction()
+
 # The commit goes into the program at configure time: a rank must never fork git once MPI runs.
 execute_process(COMMAND git -C ${PROJECT_SOURCE_DIR} rev-parse --short=12 HEAD
   OUTPUT_VARIABLE WUNENG_GIT_COMMIT OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)

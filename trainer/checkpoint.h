@@ -1,12 +1,15 @@
-// Checkpoints: RUN/checkpoints/step-00001000/ holds model.safetensors, optimizer.safetensors, tokenizer.json (where there is one) and manifest.json.
+// Checkpoints: RUN/checkpoints/step-00001000/ holds model.safetensors, optimizer.safetensors, tokenizer.json
+// (where there is one) and manifest.json.
 //
-// The manifest is written last, after every file is synced: a folder without a valid manifest is not a checkpoint. It lists
-// each tensor's global shape, dtype and slices (file, offset, extent, XXH3 hash), the position of the run, the resolved configuration and
-// the versions. Tensors are stored whole, by global index, so the number of ranks may change between save and load.
+// The manifest is written last, after every file is synced: a folder without a valid manifest is not a
+// checkpoint. It lists each tensor's global shape, dtype and slices (file, offset, extent, XXH3 hash), the
+// position of the run, the resolved configuration and the versions. Tensors are stored whole, by global
+// index, so the number of ranks may change between save and load.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,8 +18,8 @@
 
 namespace wuneng::trainer {
 
-// Where a run stands: everything that its next step depends on beside the tensors. Randomness needs no state of its own, since every draw is
-// a pure function of seed and position.
+// Where a run stands: everything that its next step depends on beside the tensors. Randomness needs no state
+// of its own, since every draw is a pure function of seed and position.
 struct Position {
   std::int64_t step = 0;     // updates made
   std::int64_t samples = 0;  // sequences consumed
@@ -25,46 +28,67 @@ struct Position {
 
 struct CheckpointInfo {
   Position position;
-  std::string config;              // resolved configuration, YAML
-  std::uint64_t data_hash = 0;     // of the training corpus
-  std::string tokenizer;           // JSON of the corpus' tokenizer; empty when unknown
+  std::string config;           // resolved configuration, YAML
+  std::uint64_t data_hash = 0;  // of the training corpus
+  std::string tokenizer;        // JSON of the corpus' tokenizer; empty when unknown
 };
 
 // "step-00001000".
 std::string checkpoint_name(std::int64_t step);
 
-// Writes the checkpoint of info.position.step into `checkpoints`, then deletes all but the newest `keep` valid ones (0: keeps all).
-// A failure (disk full ...) throws Error and leaves earlier checkpoints as they were. Returns the new folder.
+// Writes the checkpoint of info.position.step into `checkpoints`, then deletes all but the newest `keep`
+// valid ones (0: keeps all). One that is there already, and valid, stays as it is; remains of interrupted
+// saves are deleted. A failure (disk full ...) throws Error and leaves earlier checkpoints as they were.
+// Returns the checkpoint's folder.
 std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointInfo& info,
-                                      const NamedTensors& model, const NamedTensors& optimizer, std::int64_t keep);
+                                      const NamedTensors& model, const NamedTensors& optimizer,
+                                      std::int64_t keep);
 
-// A checkpoint opened for reading. The constructor checks the manifest and the files it names (existence, size, tensor tables); reading a tensor
-// checks its hash. Every error is a UsageError with file and tensor.
+// A box of a tensor, stored in one file under the tensor's name.
+struct TensorSlice {
+  std::string file;
+  std::uint64_t offset = 0;                // of its first byte, from the start of the file
+  std::vector<std::int64_t> begin, shape;  // for every dimension of the tensor
+  std::uint64_t hash = 0;                  // XXH3 of its bytes
+};
+
+// A checkpoint opened for reading. The constructor checks the manifest and the files it names (existence,
+// size, tensor tables); reading a tensor checks its hash. Every error is a UsageError with file and tensor.
 class Checkpoint {
  public:
   explicit Checkpoint(const std::filesystem::path& folder);
 
   const std::filesystem::path& folder() const { return folder_; }
   const CheckpointInfo& info() const { return info_; }
-  // Copies the stored tensors into the given ones, by name. Missing, extra, or differently shaped tensors are refused with names.
+  // Copies the stored tensors into the given ones, by name. Missing, extra, or tensors of another shape or
+  // dtype are refused with names.
   void load_model(const NamedTensors& into) const { load("model", into); }
   void load_optimizer(const NamedTensors& into) const { load("optimizer", into); }
   // Checks every hash; throws UsageError for the first tensor or file that fails.
   void verify() const;
-  // Name, global shape and dtype of every tensor, in file order; "model" tensors first.
-  struct Row { std::string part, name; TensorEntry entry; std::uint64_t hash; };
+  // Every tensor, in the order of the files; "model" tensors first.
+  struct Row {
+    std::string part, name;
+    TensorEntry entry;                // of the whole tensor; its offset is that of the first slice
+    std::uint64_t hash = 0;           // of its bytes; where there are several slices, of their hashes
+    std::vector<TensorSlice> slices;  // these tile the tensor
+  };
   const std::vector<Row>& tensors() const { return rows_; }
 
  private:
   void load(const std::string& part, const NamedTensors& into) const;
+  std::span<const std::byte> checked_bytes(const Row& row, const TensorSlice& slice) const;
+
   std::filesystem::path folder_;
   CheckpointInfo info_;
   std::vector<Row> rows_;
+  std::map<std::string, SafetensorsFile> files_;
 };
 
-// The checkpoint folder to resume from: the one of the highest step that has a manifest; none when there is no such folder. Folders without a manifest are
-// remains of interrupted saves and are skipped. One whose manifest or files are damaged throws UsageError that names it and the remedy
-// (delete it to resume from the one before).
+// The checkpoint folder to resume from: the one of the highest step that has a manifest; none when there is
+// no such folder. Folders without a manifest are remains of interrupted saves and are skipped. One whose
+// manifest or files are damaged throws UsageError that names it and the remedy (delete it to resume from the
+// one before).
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& checkpoints);
 
 }  // namespace wuneng::trainer

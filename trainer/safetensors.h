@@ -1,4 +1,5 @@
-// The safetensors file format: u64 little-endian length of a JSON header, the header {name: {dtype, shape, data_offsets}}, raw bytes.
+// The safetensors file format: u64 little-endian length of a JSON header, the header {name: {dtype, shape,
+// data_offsets}}, raw bytes.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -6,7 +7,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,13 +28,22 @@ struct TensorEntry {
   std::uint64_t bytes = 0;
 };
 
-// Writes the tensors (CPU, any stride; float32, float64, bfloat16, float16, int64, int32, uint8, bool) in the given order, fsyncs, and returns where each
-// one lies. `metadata` becomes "__metadata__". Throws Error when the disk fails.
-std::map<std::string, TensorEntry> write_safetensors(const std::filesystem::path& file, const NamedTensors& tensors,
+// The format's names of dtypes ("F32"), for those that this program reads and writes.
+std::optional<std::string_view> dtype_name(at::ScalarType dtype);
+std::optional<at::ScalarType> dtype_named(std::string_view name);
+
+// The size of a tensor; none where a dimension is negative or the product exceeds 2^63 - 1.
+std::optional<std::uint64_t> byte_count(at::ScalarType dtype, const std::vector<std::int64_t>& shape);
+
+// Writes the tensors (CPU, any stride; float32, float64, bfloat16, float16, int64, int32, uint8, bool) in the
+// given order, fsyncs, and returns where each one lies. `metadata` becomes "__metadata__". Throws Error when
+// the disk fails.
+std::map<std::string, TensorEntry> write_safetensors(const std::filesystem::path& file,
+                                                     const NamedTensors& tensors,
                                                      const std::map<std::string, std::string>& metadata = {});
 
-// A file mapped for reading. The constructor checks header length, JSON, dtypes, shapes, overlap, holes and bounds, and throws UsageError that
-// names file and tensor.
+// A file mapped for reading. The constructor checks header length, JSON, dtypes, shapes, overlap, holes and
+// bounds, and throws UsageError that names file and tensor.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& file);

@@ -38,8 +38,9 @@ TEST(ModelConfig, NamesTheNearestNumbersOfKeyValueHeads) {
   ModelConfig config;
   config.attention.heads = 12;
   config.attention.kv_heads = 5;
-  EXPECT_THAT(problem(config), HasSubstr("model.attention.kv_heads = 5: must divide model.attention.heads = 12; "
-                                         "the nearest choices are 4 and 6"));
+  EXPECT_THAT(problem(config),
+              HasSubstr("model.attention.kv_heads = 5: must divide model.attention.heads = 12; "
+                        "the nearest choices are 4 and 6"));
   config.attention.kv_heads = 24;
   EXPECT_THAT(problem(config),
               HasSubstr("model.attention.kv_heads = 24: must be at most model.attention.heads = 12"));
@@ -65,7 +66,8 @@ TEST(ModelConfig, RefusesOddAttentionHeads) {
 }
 
 TEST(ModelConfig, RefusesSizesBelowOne) {
-  for (std::int64_t ModelConfig::*size : {&ModelConfig::width, &ModelConfig::layers, &ModelConfig::vocab_size}) {
+  for (std::int64_t ModelConfig::*size :
+       {&ModelConfig::width, &ModelConfig::layers, &ModelConfig::vocab_size}) {
     ModelConfig config;
     config.*size = 0;
     EXPECT_THAT(problem(config), HasSubstr(" = 0: must be at least 1"));

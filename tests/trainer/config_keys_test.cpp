@@ -2,11 +2,15 @@
 
 #include <gmock/gmock.h>
 
+#include <bit>
+#include <cmath>
 #include <map>
 #include <random>
 #include <set>
 #include <sstream>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "common/check.h"
 #include "trainer/config.h"
@@ -133,11 +137,16 @@ TEST(ConfigKeys, ChangeExactlyOneLineOfTheResolvedConfiguration) {
 }
 
 TEST(ConfigKeys, OnlySharedKeysChangeTheIdentity) {
-  const std::set<std::string> free = {
-      "data.train",        "data.validation",   "parallel.data",
-      "parallel.tensor",   "trainer.steps",     "trainer.validate_every",
-      "trainer.log_every", "trainer.threads",   "trainer.checkpoint.every",
-      "trainer.checkpoint.keep"};
+  const std::set<std::string> free = {"data.train",
+                                      "data.validation",
+                                      "parallel.data",
+                                      "parallel.tensor",
+                                      "trainer.steps",
+                                      "trainer.validate_every",
+                                      "trainer.log_every",
+                                      "trainer.threads",
+                                      "trainer.checkpoint.every",
+                                      "trainer.checkpoint.keep"};
   const Config before;
   std::set<std::uint64_t> identities = {identity_hash(before)};
   for (const auto& [path, value] : other_values()) {
@@ -182,39 +191,45 @@ TEST(ConfigKeys, AreAllDescribed) {
 
 // Every field by name, so that no two keys can have swapped their places in Config.
 TEST(ConfigKeys, ReachTheirOwnFields) {
-  std::string yaml = to_yaml(Config{});
   Config config = parse_config(
       "seed: 1\n"
-      "model: {width: 2, layers: 3, vocab_size: 4, norm: layer, norm_eps: 0.5, embedding_norm: true, tied_head: true,\n"
+      "model: {width: 2, layers: 3, vocab_size: 4, norm: layer, norm_eps: 0.5, embedding_norm: true, "
+      "tied_head: true,\n"
       "        init: rwkv, attention: {heads: 6, kv_heads: 3, head_size: 8, rope_base: 9.5},\n"
-      "        state: {heads: 10, head_size: 128, decay_rank: 11, rate_rank: 12, value_rank: 13, gate_rank: 14},\n"
+      "        state: {heads: 10, head_size: 128, decay_rank: 11, rate_rank: 12, value_rank: 13, gate_rank: "
+      "14},\n"
       "        fusion: {mode: concat, alpha: fixed, attention_norm: false}, ffn: {kind: rwkv, hidden: 15}}\n"
       "data: {train: a, validation: b, sequence_length: 16, separate_documents: false}\n"
       "parallel: {data: 2, tensor: 1}\n"
-      "optimizer: {lr: 0.25, min_lr: 0.125, warmup_steps: 17, schedule: constant, beta1: 0.75, beta2: 0.625, eps: 0.375,\n"
+      "optimizer: {lr: 0.25, min_lr: 0.125, warmup_steps: 17, schedule: constant, beta1: 0.75, beta2: 0.625, "
+      "eps: 0.375,\n"
       "            weight_decay: 18.5, clip: 19.5}\n"
-      "trainer: {steps: 20, global_batch: 44, micro_batch: 22, validate_every: 23, log_every: 24, threads: 25,\n"
+      "trainer: {steps: 20, global_batch: 44, micro_batch: 22, validate_every: 23, log_every: 24, threads: "
+      "25,\n"
       "          checkpoint: {every: 26, keep: 27}}\n",
       "test.yaml");
   const model::ModelConfig& m = config.model;
   EXPECT_EQ(config.seed, 1);
-  EXPECT_EQ(std::tuple(m.width, m.layers, m.vocab_size, m.norm, m.norm_eps, m.embedding_norm, m.tied_head, m.init),
-            std::tuple(2, 3, 4, model::NormKind::layer, 0.5, true, true, model::InitKind::rwkv));
+  EXPECT_EQ(
+      std::tuple(m.width, m.layers, m.vocab_size, m.norm, m.norm_eps, m.embedding_norm, m.tied_head, m.init),
+      std::tuple(2, 3, 4, model::NormKind::layer, 0.5, true, true, model::InitKind::rwkv));
   EXPECT_EQ(std::tuple(m.attention.heads, m.attention.kv_heads, m.attention.head_size, m.attention.rope_base),
             std::tuple(6, 3, 8, 9.5));
-  EXPECT_EQ(std::tuple(m.state.heads, m.state.head_size, m.state.decay_rank, m.state.rate_rank, m.state.value_rank,
-                       m.state.gate_rank),
+  EXPECT_EQ(std::tuple(m.state.heads, m.state.head_size, m.state.decay_rank, m.state.rate_rank,
+                       m.state.value_rank, m.state.gate_rank),
             std::tuple(10, 128, 11, 12, 13, 14));
   EXPECT_EQ(std::tuple(m.fusion.mode, m.fusion.alpha, m.fusion.attention_norm),
             std::tuple(model::FusionMode::concat, model::Alpha::fixed, false));
-  EXPECT_EQ(std::tuple(m.feed_forward.kind, m.feed_forward.hidden), std::tuple(model::FeedForwardKind::rwkv, 15));
+  EXPECT_EQ(std::tuple(m.feed_forward.kind, m.feed_forward.hidden),
+            std::tuple(model::FeedForwardKind::rwkv, 15));
   const data::DataConfig& d = config.data;
   EXPECT_EQ(std::tuple(d.train, d.validation, d.sequence_length, d.separate_documents),
             std::tuple("a", "b", 16, false));
   EXPECT_EQ(std::tuple(config.parallel.data, config.parallel.tensor), std::tuple(2, 1));
   const OptimizerConfig& o = config.optimizer;
-  EXPECT_EQ(std::tuple(o.lr, o.min_lr, o.warmup_steps, o.schedule, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip),
-            std::tuple(0.25, 0.125, 17, OptimizerConfig::Schedule::constant, 0.75, 0.625, 0.375, 18.5, 19.5));
+  EXPECT_EQ(
+      std::tuple(o.lr, o.min_lr, o.warmup_steps, o.schedule, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip),
+      std::tuple(0.25, 0.125, 17, OptimizerConfig::Schedule::constant, 0.75, 0.625, 0.375, 18.5, 19.5));
   const TrainerConfig& t = config.trainer;
   EXPECT_EQ(std::tuple(t.steps, t.global_batch, t.micro_batch, t.validate_every, t.log_every, t.threads,
                        t.checkpoint.every, t.checkpoint.keep),
@@ -236,9 +251,11 @@ TEST(ConfigKeys, FloatsRoundTripToTheLastBit) {
 
 TEST(ConfigKeys, TextsRoundTrip) {
   Config config;
-  for (const std::string text : {"plain", "with space", "a: b # c", "quote\"d", "o'clock", "back\\slash", "tab\tnew\nline\r",
-                                 "Gr\xc3\xbc\xc3\x9f" "e \xe2\x80\xa8 \xf0\x9f\x98\x80", "\x01\x7f\x1f", "null", "~",
-                                 "", "- x", "{a}", "&x *y !z %w @v", " edge "}) {
+  for (const std::string text :
+       {"plain", "with space", "a: b # c", "quote\"d", "o'clock", "back\\slash", "tab\tnew\nline\r",
+        "Gr\xc3\xbc\xc3\x9f"
+        "e \xe2\x80\xa8 \xf0\x9f\x98\x80",
+        "\x01\x7f\x1f", "null", "~", "", "- x", "{a}", "&x *y !z %w @v", " edge "}) {
     config.data.train = text;
     EXPECT_EQ(parse_config(to_yaml(config), "test.yaml").data.train, text);
   }
