@@ -1,10 +1,12 @@
 #include "trainer/config_file.h"
 
 #include <fmt/ranges.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <map>
+#include <sstream>
 
 #include "common/check.h"
 #include "common/file.h"
@@ -102,18 +104,46 @@ class DocumentReader {
   Document document_;
 };
 
+// Notes where each document of a file starts and ignores what it holds.
+class DocumentStarts final : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark& mark) override { lines.push_back(mark.line + 1); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
+  }
+  void OnMapEnd() override {}
+
+  std::vector<int> lines;
+};
+
+// YAML::Load() drops everything after the first document, and YAML::LoadAll() never returns when a text
+// starts with a comma.
+void check_single_document(const std::string& yaml, const std::string& place) {
+  std::istringstream stream(yaml);
+  YAML::Parser parser(stream);
+  DocumentStarts starts;
+  while (starts.lines.size() < 2 && parser.HandleNextDocument(starts)) continue;
+  WN_REQUIRE(starts.lines.size() < 2,
+             "{}:{}: a second YAML document starts here; keep one, without `---` or `,` between sections",
+             place, starts.lines[1]);
+}
+
 Document parse(const std::string& yaml, const std::string& place) {
-  std::vector<YAML::Node> documents;
+  YAML::Node root;
   try {
-    documents = YAML::LoadAll(yaml);
+    root = YAML::Load(yaml);
+    check_single_document(yaml, place);
   } catch (const YAML::Exception& error) {
     throw UsageError(fmt::format("{}:{}: is not valid YAML: {} (column {})", place, error.mark.line + 1,
                                  error.msg, error.mark.column + 1));
   }
-  WN_REQUIRE(documents.size() <= 1,
-             "{}: holds {} documents; keep one and remove the lines `---` between them", place,
-             documents.size());
-  return DocumentReader(place).read(documents.empty() ? YAML::Node() : documents[0]);
+  return DocumentReader(place).read(root);
 }
 
 // Follows `extends:` from file to file.

@@ -102,13 +102,14 @@ std::string progress_text(const ProgressLine::State& state, std::int64_t memory_
       if (field.rank < ranks && !field.text.empty()) text += "  " + field.text;
     return text;
   };
-  constexpr int all = 5;
+  constexpr int all = fields.size();
   int ranks = all;
   while (ranks > 0 && head.size() + joined(ranks).size() > width) --ranks;
   const std::string tail = joined(ranks);
   const std::size_t used = head.size() + tail.size() + 1;
   if (ranks < all || used + narrowest_bar > width) return (head + tail).substr(0, width);
-  return head + " " + bar(state.step, state.steps, std::min<std::size_t>(widest_bar, width - used)) + tail.substr(1);
+  return head + " " + bar(state.step, state.steps, std::min<std::size_t>(widest_bar, width - used)) +
+         tail.substr(1);
 }
 
 ProgressLine::ProgressLine(bool enabled, bool always)

@@ -18,7 +18,7 @@ class ProgressLine {
   ProgressLine& operator=(const ProgressLine&) = delete;
 
   struct State {
-    std::int64_t step = 0, steps = 0, tokens = 0;
+    std::int64_t step = 0, steps = 0;
     double loss = 0.0, tokens_per_second = 0.0, flops_per_second = 0.0, seconds_per_step = 0.0;
   };
   // Shows the line: at most ten times a second, but always for the first one, after clear(), and for the last

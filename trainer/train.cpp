@@ -27,8 +27,10 @@
 #include "trainer/evaluation.h"
 #include "trainer/launch.h"
 #include "trainer/metrics.h"
+#include "trainer/progress.h"
 #include "trainer/run_folder.h"
 #include "trainer/signals.h"
+#include "trainer/tensorboard.h"
 
 namespace wuneng::trainer {
 namespace {
@@ -156,7 +158,7 @@ void Run::resume() {
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
     metrics_.emplace(folder_.metrics(), position_.step);
-    tensorboard_.emplace(folder_.tensorboard());
+    tensorboard_.emplace(folder_.tensorboard(), position_.step);
   });
   progress_.emplace(main_rank_, options_.progress_line);
 }

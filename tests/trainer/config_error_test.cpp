@@ -103,7 +103,11 @@ TEST(ConfigErrors, SectionsAndValuesAreNotMixedUp) {
 TEST(ConfigErrors, FilesMustHoldOneMapOfPlainNames) {
   EXPECT_EQ(problem_in("- 1\n"), "configs/x.yaml: must hold sections such as `model:`, not a list");
   EXPECT_EQ(problem_in("5\n"), "configs/x.yaml: must hold sections such as `model:`, not a single value");
-  EXPECT_THAT(problem_in("seed: 1\n---\nseed: 2\n"), HasSubstr("configs/x.yaml: holds 2 documents"));
+  for (const std::string text : {"seed: 1\n---\nseed: 2\n", ",\nseed: 1\n", ",seed: 1\n", "'a'\n'b'\n"}) {
+    EXPECT_THAT(problem_in(text), HasSubstr(": a second YAML document starts here")) << text;
+  }
+  EXPECT_THAT(problem_in("seed: 1\n---\nseed: 2\n"), StartsWith("configs/x.yaml:2: "));
+  EXPECT_EQ(problem_in("---\nseed: 1\n...\n"), "");
   EXPECT_EQ(problem_in("seed: 1\n? [1, 2]\n: 3\n"), "configs/x.yaml:2: a name must be a plain word");
   EXPECT_EQ(problem_in("\"\": {seed: 3}\n"), "configs/x.yaml:1: a name must be a plain word");
   EXPECT_THAT(problem_in("seed: !!int 3\n"),

@@ -19,7 +19,11 @@ using tests::Scratch;
 
 constexpr std::int64_t all = std::numeric_limits<std::int64_t>::max();
 
-void put(const std::filesystem::path& path, const std::string& text) { OutputFile(path).write(text); }
+// A new file each time: overwriting one makes some file systems wait for the disk.
+void put(const std::filesystem::path& path, const std::string& text) {
+  std::filesystem::remove(path);
+  OutputFile(path).write(text);
+}
 
 // What is left of `before` for a run that goes on from `last_step`.
 std::string reopened(const std::string& before, std::int64_t last_step) {

@@ -23,7 +23,6 @@ constexpr std::int64_t gib = std::int64_t{1} << 30;
 ProgressLine::State middle() {
   return {.step = 120,
           .steps = 600,
-          .tokens = 1000,
           .loss = 3.2141,
           .tokens_per_second = 2100,
           .flops_per_second = 84e9,

@@ -32,7 +32,11 @@ std::string file_of(const std::string& header, const std::string& data) {
   return bytes + header + data;
 }
 
-void put(const std::filesystem::path& path, const std::string& bytes) { OutputFile(path).write(bytes); }
+// A new file each time: overwriting one makes some file systems wait for the disk.
+void put(const std::filesystem::path& path, const std::string& bytes) {
+  std::filesystem::remove(path);
+  OutputFile(path).write(bytes);
+}
 
 std::string refusal(const Scratch& scratch, const std::string& bytes) {
   put(scratch / "bad.safetensors", bytes);
@@ -202,8 +206,7 @@ TEST(Safetensors, TwinsOverlapsAndHolesAreRefusedByName) {
     EXPECT_THAT(refusal(scratch, file_of("{" + first + other + "}", std::string(8, 'x'))),
                 AllOf(HasSubstr("bad.safetensors: "), HasSubstr(message)));
   };
-  expect(R"("v":{"dtype":"U8","shape":[4],"data_offsets":[4,8]})",
-         "tensor v: stands twice in the header");
+  expect(R"("v":{"dtype":"U8","shape":[4],"data_offsets":[4,8]})", "tensor v: stands twice in the header");
   expect(R"("w":{"dtype":"U8","shape":[5],"data_offsets":[3,8]})",
          "tensor w: begins at byte 3 of the data, inside of the tensor before it");
   expect(R"("w":{"dtype":"U8","shape":[3],"data_offsets":[5,8]})",
