@@ -85,13 +85,14 @@ Sizes sizes_of(const at::Tensor& x, const at::Tensor& weight, double eps) {
 }
 
 struct NormFunction : torch::autograd::Function<NormFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
-    const bool centred = bias.defined();
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            const std::optional<at::Tensor>& bias, double eps) {
+    const bool centred = bias.has_value();
     const Sizes s = sizes_of(x, weight, eps);
     const at::Tensor y = at::empty(x.sizes(), x.options());
     const at::Tensor stats = at::empty({s.tokens * s.H, centred ? 2 : 1}, x.options());
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "norm", [&] {
-      const auto* b = centred ? bias.const_data_ptr<scalar_t>() : nullptr;
+      const auto* b = centred ? bias->const_data_ptr<scalar_t>() : nullptr;
       for_row_blocks(s.tokens, [&](std::int64_t, std::int64_t first, std::int64_t last) {
         norm_rows(centred, x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(), b, s, first, last,
                   y.mutable_data_ptr<scalar_t>(), stats.mutable_data_ptr<scalar_t>());
@@ -130,21 +131,21 @@ struct NormFunction : torch::autograd::Function<NormFunction> {
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   check_input("rms_norm", "x", x, x.sizes(), x);
   check_input("rms_norm", "weight", weight, {x.size(-1)}, x);
-  return NormFunction::apply(x, weight, at::Tensor(), eps);
+  return NormFunction::apply(x, weight, std::optional<at::Tensor>(), eps);
 }
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
   check_input("layer_norm", "x", x, x.sizes(), x);
   check_input("layer_norm", "weight", weight, {x.size(-1)}, x);
   check_input("layer_norm", "bias", bias, {x.size(-1)}, x);
-  return NormFunction::apply(x, weight, bias, eps);
+  return NormFunction::apply(x, weight, optional(bias), eps);
 }
 
 at::Tensor head_rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   check_input("head_rms_norm", "x", x, x.sizes(), x);
   WN_CHECK(x.dim() >= 2, "head_rms_norm: x has shape {}, expected [..., H, N]", shape_text(x));
   check_input("head_rms_norm", "weight", weight, {x.size(-2), x.size(-1)}, x);
-  return NormFunction::apply(x, weight, at::Tensor(), eps);
+  return NormFunction::apply(x, weight, std::optional<at::Tensor>(), eps);
 }
 
 }  // namespace wuneng::kernels

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "common/check.h"
@@ -52,6 +53,9 @@ at::Tensor sum_blocks(const at::Tensor& partial) {
     for (std::int64_t i = 0; i < n; ++i) out[i] += in[b * n + i];
   return sum;
 }
+
+// Autograd functions take a tensor that may be undefined as an optional.
+inline std::optional<at::Tensor> optional(const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; }
 
 // A gradient that autograd hands in may be expanded or strided.
 inline at::Tensor dense(const at::Tensor& gradient) { return gradient.contiguous(); }

@@ -51,8 +51,9 @@ const T* token_before(const T* x, const T* previous, std::int64_t token, std::in
 }
 
 struct TokenShift : torch::autograd::Function<TokenShift> {
-  static variable_list forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& mix, const at::Tensor& previous,
-                               const at::Tensor& document_starts) {
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& mix,
+                               const std::optional<at::Tensor>& carried_token, const std::optional<at::Tensor>& starts_table) {
+    const at::Tensor previous = carried_token.value_or(at::Tensor()), document_starts = starts_table.value_or(at::Tensor());
     const std::int64_t B = x.size(0), T = x.size(1), C = x.size(2), M = mix.size(0);
     const std::vector<bool> starts = start_flags(document_starts, B * T);
     variable_list out;
@@ -125,7 +126,7 @@ std::vector<at::Tensor> token_shift(const at::Tensor& x, const at::Tensor& mix, 
   const at::Tensor carried = previous.defined() ? previous.contiguous() : previous;
   if (carried.defined()) check_input("token_shift", "previous", carried, {x.size(0), x.size(2)}, x);
   check_document_starts("token_shift", document_starts, x.size(0) * x.size(1));
-  return TokenShift::apply(x, mix, carried, document_starts);
+  return TokenShift::apply(x, mix, optional(carried), optional(document_starts));
 }
 
 }  // namespace wuneng::kernels

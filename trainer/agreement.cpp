@@ -1,5 +1,7 @@
 #include "trainer/agreement.h"
 
+#include <c10/util/Exception.h>
+
 #include <cstdio>
 #include <map>
 #include <new>
@@ -27,6 +29,8 @@ Failure attempt(const std::function<void()>& work) {
     return {};
   } catch (const Error& error) {
     return {error.what(), error.code()};
+  } catch (const c10::Error& error) {
+    return {error.what_without_backtrace(), ExitCode::failed};
   } catch (const std::bad_alloc&) {
     return {"out of memory; make trainer.micro_batch or data.sequence_length smaller", ExitCode::failed};
   } catch (const std::exception& error) {

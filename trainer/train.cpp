@@ -269,7 +269,7 @@ void Run::report(const StepResult& result) {
   if (position_.step % config_.trainer.log_every == 0 || position_.step == 1 || position_.step == steps)
     logger_->debug("step {}/{}  loss {:.4f}  grad_norm {:.3f}  lr {:.2e}  {:.0f} tokens/s  {:.1f} GFLOP/s", position_.step, steps,
                    result.loss, result.grad_norm, result.lr, tokens_per_second, flops_per_second / 1e9);
-  progress_->show({.step = position_.step, .steps = steps, .tokens = position_.tokens, .loss = result.loss,
+  progress_->show({.step = position_.step, .steps = steps, .loss = result.loss,
                    .tokens_per_second = tokens_per_second, .flops_per_second = flops_per_second,
                    .seconds_per_step = result.seconds});
 }

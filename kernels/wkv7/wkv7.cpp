@@ -39,8 +39,9 @@ Wkv7Inputs<T> inputs_of(const Problem& p, const variable_list& in, std::int64_t 
 
 struct Wkv7Function : torch::autograd::Function<Wkv7Function> {
   static variable_list forward(AutogradContext* context, const at::Tensor& r, const at::Tensor& log_decay, const at::Tensor& k,
-                               const at::Tensor& v, const at::Tensor& a, const at::Tensor& b, const at::Tensor& initial_state,
-                               const at::Tensor& document_starts, bool differentiable) {
+                               const at::Tensor& v, const at::Tensor& a, const at::Tensor& b, const std::optional<at::Tensor>& state,
+                               const std::optional<at::Tensor>& starts_table, bool differentiable) {
+    const at::Tensor initial_state = state.value_or(at::Tensor()), document_starts = starts_table.value_or(at::Tensor());
     const Problem p = problem_of(r, document_starts);
     const variable_list in{r, log_decay, k, v, a, b, initial_state};
     const at::Tensor y = at::empty(r.sizes(), r.options()), final_state = at::empty({p.B, p.H, p.N, p.N}, r.options());
@@ -104,7 +105,7 @@ Wkv7Output wkv7(const at::Tensor& r, const at::Tensor& log_decay, const at::Tens
   for (const auto& [name, tensor] : inputs) check_input("wkv7", name, *tensor, r.sizes(), r);
   if (initial_state.defined()) check_input("wkv7", "initial_state", initial_state, {r.size(0), r.size(2), r.size(3), r.size(3)}, r);
   check_document_starts("wkv7", document_starts, r.size(0) * r.size(1));
-  const variable_list out = Wkv7Function::apply(r, log_decay, k, v, a, b, initial_state, document_starts,
+  const variable_list out = Wkv7Function::apply(r, log_decay, k, v, a, b, optional(initial_state), optional(document_starts),
                                                 needs_gradient({r, log_decay, k, v, a, b, initial_state}));
   return {out[0], out[1]};
 }

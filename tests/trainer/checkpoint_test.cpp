@@ -47,7 +47,7 @@ NamedTensors model_at(std::int64_t step) {
 }
 
 NamedTensors optimizer_at(std::int64_t step) {
-  return {{"embedding.weight.moment", at::full({4, 3}, 0.5 * static_cast<double>(step), at::kDouble)},
+  return {{"embedding.weight.moment", at::full({16, 6}, 0.5 * static_cast<double>(step), at::kDouble)},
           {"nothing", at::empty({0, 3}, at::kFloat)},
           {"updates", at::full({1}, step, at::kLong)}};
 }
@@ -564,6 +564,7 @@ TEST(Checkpoint, DeathAnywhereCostsOnlyThatSave) {
     ASSERT_THAT(names_in(run), ElementsAre("step-00000200")) << stops;
     expect_intact(run / "step-00000200");
   }
+  RecordProperty("kills", std::to_string(stops - 1));
   EXPECT_GT(stops, 100);
 }
 
