@@ -67,9 +67,6 @@ std::string known_names(std::string_view path) {
 }  // namespace
 
 std::string spelling_hint(std::string_view path, NameKind kind) {
-  constexpr std::size_t longest_path =
-      100;  // nobody misspells more, and the distance takes time and memory of its square
-  if (path.size() > longest_path) return known_names(path);
   std::size_t best = unlike;
   std::vector<std::string_view> nearest;
   for (const std::string_view candidate : known_paths(kind)) {

@@ -70,46 +70,61 @@ std::string make_header(const NamedTensors& tensors, const std::map<std::string,
   return header;
 }
 
-// Refuses what a JSON library accepts in silence: a name that stands twice in one object; and nesting that no
+// Refuses what a JSON parser accepts in silence: a name that stands twice in one object; and nesting that no
 // header needs.
-class StrictParser {
+class HeaderCheck final : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit StrictParser(const std::filesystem::path& file) : file_(file) {}
+  explicit HeaderCheck(const std::filesystem::path& file) : file_(file) {}
 
-  nlohmann::json operator()(std::string_view text) {
-    using Event = nlohmann::json::parse_event_t;
-    const auto look = [this](int depth, Event event, nlohmann::json& value) {
-      const bool opens = event == Event::object_start || event == Event::array_start;
-      WN_REQUIRE(!opens || depth < 3, "{}: the header is nested too deeply: this is not a safetensors file",
-                 file_.string());
-      if (event == Event::object_start) open_.emplace_back();
-      if (event == Event::object_end) open_.pop_back();
-      if (event == Event::key) check_new(value.get<std::string>());
-      return true;
-    };
-    try {
-      return nlohmann::json::parse(text, look);
-    } catch (const nlohmann::json::exception& error) {
-      throw UsageError(fmt::format("{}: the header is not valid JSON: {}", file_.string(), error.what()));
-    }
-  }
-
- private:
-  struct Object {
-    std::set<std::string> names;
-    std::string latest;
-  };
-
-  void check_new(const std::string& name) {
+  bool key(std::string& name) override {
     const bool is_new = open_.back().names.insert(name).second;
     WN_REQUIRE(is_new || open_.size() > 1, "{}: tensor {}: stands twice in the header", file_.string(), name);
     WN_REQUIRE(is_new, "{}: tensor {}: {} stands twice", file_.string(), open_[0].latest, name);
     open_.back().latest = name;
+    return true;
+  }
+  bool start_object(std::size_t) override { return open(); }
+  bool end_object() override { return close(); }
+  bool start_array(std::size_t) override { return open(); }
+  bool end_array() override { return close(); }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(std::int64_t) override { return true; }
+  bool number_unsigned(std::uint64_t) override { return true; }
+  bool number_float(double, const std::string&) override { return true; }
+  bool string(std::string&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& error) override {
+    throw UsageError(fmt::format("{}: the header is not valid JSON: {}", file_.string(), error.what()));
+  }
+
+ private:
+  struct Level {  // an object or a list
+    std::set<std::string> names;
+    std::string latest;
+  };
+
+  bool open() {
+    constexpr std::size_t deepest = 3;  // header, entry, shape
+    WN_REQUIRE(open_.size() < deepest, "{}: the header is nested too deeply: this is not a safetensors file",
+               file_.string());
+    open_.emplace_back();
+    return true;
+  }
+  bool close() {
+    open_.pop_back();
+    return true;
   }
 
   const std::filesystem::path& file_;
-  std::vector<Object> open_;  // from the outermost to the one being read
+  std::vector<Level> open_;  // from the outermost to the one being read
 };
+
+nlohmann::json parse_header(const std::filesystem::path& file, std::string_view text) {
+  HeaderCheck check(file);
+  nlohmann::json::sax_parse(text, &check);
+  return nlohmann::json::parse(text);
+}
 
 struct HeaderText {
   std::string_view text;
@@ -243,7 +258,7 @@ std::map<std::string, TensorEntry> write_safetensors(const std::filesystem::path
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : file_(file) {
   const HeaderText header = find_header(file_);
   const std::uint64_t data_bytes = file_.bytes().size() - header.data_begin;
-  const nlohmann::json table = StrictParser(file)(header.text);
+  const nlohmann::json table = parse_header(file, header.text);
   for (const auto& [name, value] : table.items()) {
     if (name == metadata_key)
       metadata_ = parse_metadata(file, value);

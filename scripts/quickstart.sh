@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# quickstart.sh [KEY=VALUE ...]: from a bare checkout to a trained model: installs what is missing, builds, fetches the King James Bible, trains a small
+# WuNeng on it with two processes (about four minutes), and shows what it learnt. KEY=VALUE overrides a key of configs/quickstart.yaml.
+#
+# Interrupted, the same command goes on where it was. The run is kept in runs/quickstart; delete that folder to train anew.
+
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+case ${1:-} in --help | -h) help_and_exit ;; esac
+cd "$root"
+program=build/wuneng
+corpus=corpora/kjv
+run=runs/quickstart
+overrides=()
+for override in "$@"; do overrides+=(--set "$override"); done
+
+tokenise() {
+  local ids
+  ids=$($program train configs/quickstart.yaml --print-config | awk '$1 == "vocab_size:" {print $2}')
+  $program tokenize --train "$ids" --output $corpus/tokenizer.json $corpus/train/*.txt
+  $program tokenize --tokenizer $corpus/tokenizer.json --output $corpus/train $corpus/train/*.txt
+  $program tokenize --tokenizer $corpus/tokenizer.json --output $corpus/validation $corpus/validation/*.txt
+}
+
+train() {
+  local progress=()
+  [ -t 2 ] && progress=(--progress)
+  mpirun -n 2 $program train configs/quickstart.yaml --output $run "${overrides[@]}" "${progress[@]}"
+}
+
+# Bits per byte that a compressor needs for the validation text.
+compressed_bits() { awk -v got="$(cat $corpus/validation/*.txt | "$1" -9 -c | wc -c)" -v all="$2" 'BEGIN {printf "%.3f", got * 8 / all}'; }
+
+show_results() {
+  local result bytes
+  result=$($program evaluate $run --data $corpus/validation --json)
+  bytes=$(cat $corpus/validation/*.txt | wc -c)
+  value() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" <<<"$result"; }
+  printf '\nThe last 5 %% of the King James Bible, which the model has not seen (%d bytes):\n\n' "$bytes"
+  printf '  %-28s %s nats per token\n' "validation loss" "$(value loss)"
+  printf '  %-28s %.3f bits per byte\n' "this model" "$(value bits_per_byte)"
+  for tool in gzip xz bzip2; do
+    command -v $tool >/dev/null || continue
+    printf '  %-28s %s bits per byte\n' "$tool -9" "$(compressed_bits $tool "$bytes")"
+  done
+  printf '\nWhat it writes:\n\n'
+  $program generate $run --prompt "And it came to pass" --tokens 160 --seed 1 | fold -s -w 100 | sed 's/^/  /'
+  cat <<EOF
+
+Go on with it:
+  train on (resumes by itself)   mpirun -n 2 $program train configs/quickstart.yaml --output $run --set trainer.steps=2000
+  evaluate                       $program evaluate $run --data $corpus/validation
+  generate                       $program generate $run --prompt "In the beginning" --tokens 200
+  look at the curves             tensorboard --logdir $run      (pip install tensorboard)
+EOF
+}
+
+scripts/build.sh
+scripts/get_corpus.sh kjv $corpus
+if [ ! -f $corpus/validation.idx ]; then step "tokenise" "Delete $corpus and run this again." tokenise; fi
+step "train (mpirun -n 2)" "The message above tells; the same command goes on from the last checkpoint." train
+show_results
+printf '\neverything: %d s\n' "$SECONDS"
