@@ -18,8 +18,8 @@ cuda_packages=(nvidia-cublas==13.1.0.3 nvidia-cudnn-cu13==9.19.0.56 nvidia-cufft
   nvidia-nccl-cu13==2.28.9 nvidia-nvjitlink==13.0.88 nvidia-nvshmem-cu13==3.4.5 nvidia-cuda-nvrtc==13.0.88 nvidia-nvtx==13.0.85)
 reference_packages=(rwkv==0.8.32 transformers==5.0.0)
 support_packages=(numpy==2.3.5 typing-extensions==4.15.0 sympy==1.14.0 networkx==3.6 jinja2==3.1.6 fsspec==2025.10.0 filelock==3.20.0
-  setuptools==80.9.0 tokenizers==0.22.1 huggingface-hub==1.1.5 safetensors==0.7.0 regex==2025.11.3 packaging==25.0 pyyaml==6.0.3
-  tqdm==4.67.1)
+  setuptools==80.9.0 tokenizers==0.22.1 huggingface-hub==1.3.1 safetensors==0.7.0 regex==2025.11.3 packaging==25.0 pyyaml==6.0.3
+  tqdm==4.67.1 httpx==0.28.1 httpcore==1.0.9 anyio==4.11.0 sniffio==1.3.1 h11==0.16.0 certifi==2025.10.5 idna==3.11)
 
 system_packages=(g++ cmake ninja-build ccache pkg-config git ca-certificates python3 python3-pip libopenmpi-dev openmpi-bin libyaml-cpp-dev
   libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev

@@ -2,7 +2,8 @@
 
 #include <ATen/core/Dict.h>
 #include <ATen/core/ivalue.h>
-#include <torch/csrc/jit/serialization/pickle.h>
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/serialization/pickler.h>
 
 #include <functional>
 #include <map>
@@ -105,7 +106,7 @@ NamedTensors rwkv_tensors(const SavedModel& saved) {
   const char* mixes[] = {"att.x_r", "att.x_w", "att.x_k", "att.x_v", "att.x_a", "att.x_g"};
   for (std::int64_t l = 0; l < saved.config.model.layers; ++l) {
     const auto our = [&](const std::string& name) { return ours.at(fmt::format("layers.{}.{}", l, name)); };
-    const auto add = [&](const std::string& name, const at::Tensor& tensor) { theirs.emplace_back(fmt::format("blocks.{}.{}", l, name), tensor.contiguous()); };
+    const auto add = [&](const std::string& name, const at::Tensor& tensor) { theirs.emplace_back(fmt::format("blocks.{}.{}", l, name), tensor); };
     for (const auto& [their, name] : same) add(their, our(name));
     for (const auto& [their, name] : vectors) add(their, our(name).reshape({1, 1, -1}));
     for (int i = 0; i < 6; ++i) add(mixes[i], our("state.mix")[i].reshape({1, 1, -1}));
@@ -119,6 +120,31 @@ NamedTensors rwkv_tensors(const SavedModel& saved) {
   return theirs;
 }
 
+// What torch.save() writes for {name: tensor}: a zip of the pickled dictionary, without the type tags of TorchScript that torch.load() refuses by default, and
+// the bytes of each tensor.
+void write_pth(const NamedTensors& tensors, const std::filesystem::path& out) {
+  c10::Dict<std::string, at::Tensor> dictionary;
+  // Clones own their storage: the format stores whole storages, of which a view would be an unknown part.
+  for (const auto& [name, tensor] : tensors) dictionary.insert(name, tensor.clone(at::MemoryFormat::Contiguous));
+  std::string pickled;
+  torch::jit::Pickler pickler([&](const char* bytes, std::size_t count) { pickled.append(bytes, count); }, nullptr, nullptr, nullptr,
+                              nullptr, /*tag_aggregates=*/false);
+  pickler.protocol();
+  pickler.pushIValue(dictionary);
+  pickler.stop();
+  OutputFile file(out);
+  caffe2::serialize::PyTorchStreamWriter zip([&](const void* bytes, std::size_t count) {
+    file.write(bytes, count);
+    return count;
+  });
+  zip.writeRecord("data.pkl", pickled.data(), pickled.size());
+  zip.writeRecord("byteorder", "little", 6);
+  const std::vector<at::Tensor>& data = pickler.tensorData();
+  for (std::size_t i = 0; i < data.size(); ++i) zip.writeRecord(fmt::format("data/{}", i), data[i].const_data_ptr(), data[i].nbytes());
+  zip.writeEndOfFile();
+  file.sync_and_close();
+}
+
 void export_rwkv(const SavedModel& saved, const std::filesystem::path& out) {
   const model::ModelConfig& m = saved.config.model;
   const char* limit = "RWKV-7 as its authors define it";
@@ -129,10 +155,7 @@ void export_rwkv(const SavedModel& saved, const std::filesystem::path& out) {
   require(m.norm == model::NormKind::layer, "rwkv", limit, "model.norm = rms");
   require(m.norm_eps == 1e-5, "rwkv", limit, fmt::format("model.norm_eps = {}", m.norm_eps));
   require(m.embedding_norm, "rwkv", limit, "model.embedding_norm = false");
-  c10::Dict<std::string, at::Tensor> dictionary;
-  for (const auto& [name, tensor] : rwkv_tensors(saved)) dictionary.insert(name, tensor.contiguous());
-  const std::vector<char> file = torch::jit::pickle_save(dictionary);
-  write_file_atomically(out, {file.data(), file.size()});
+  write_pth(rwkv_tensors(saved), out);
 }
 
 }  // namespace
