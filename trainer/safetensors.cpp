@@ -1,6 +1,5 @@
 #include "trainer/safetensors.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -240,7 +239,6 @@ std::optional<std::uint64_t> byte_count(at::ScalarType dtype, const std::vector<
 std::map<std::string, TensorEntry> write_safetensors(const std::filesystem::path& file,
                                                      const NamedTensors& tensors,
                                                      const std::map<std::string, std::string>& metadata) {
-  const at::NoGradGuard no_grad;
   std::map<std::string, TensorEntry> entries;
   const std::string header = make_header(tensors, metadata, file, entries);
   const std::uint64_t length = header.size();
@@ -248,7 +246,7 @@ std::map<std::string, TensorEntry> write_safetensors(const std::filesystem::path
   output.write(&length, sizeof length);
   output.write(header);
   for (const auto& [name, tensor] : tensors) {
-    const at::Tensor dense = tensor.contiguous();
+    const at::Tensor dense = tensor.detach().contiguous();
     output.write(dense.const_data_ptr(), dense.nbytes());
   }
   output.sync_and_close();

@@ -1,27 +1,15 @@
 #include "trainer/checkpoint.h"
 
-#include <ATen/ops/arange.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/equal.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/ptrace.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 #include <xxhash.h>
 
-#include <csignal>
 #include <functional>
 #include <nlohmann/json.hpp>
-#include <set>
 
-#include "common/check.h"
 #include "common/json.h"
-#include "tests/support/scratch.h"
+#include "tests/trainer/checkpoint_support.h"
 #include "trainer/manifest.h"
 
 namespace wuneng::trainer {
@@ -29,80 +17,12 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::AllOf;
-using testing::AnyOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 using testing::Optional;
 using tests::message_of;
 using tests::Scratch;
-
-// Tensors that tell their step, of several dtypes and layouts.
-NamedTensors model_at(std::int64_t step) {
-  const auto value = static_cast<double>(step);
-  return {{"embedding.weight", at::arange(12, at::kFloat).add(value).view({4, 3})},
-          {"layers.0.weight", at::arange(6, at::kFloat).mul(value).view({2, 3}).t()},
-          {"layers.0.flag", at::full({3}, step % 2 == 1, at::kBool)},
-          {"layers.0.scale", at::full({}, value, at::kBFloat16)}};
-}
-
-NamedTensors optimizer_at(std::int64_t step) {
-  return {{"embedding.weight.moment", at::full({16, 6}, 0.5 * static_cast<double>(step), at::kDouble)},
-          {"nothing", at::empty({0, 3}, at::kFloat)},
-          {"updates", at::full({1}, step, at::kLong)}};
-}
-
-CheckpointInfo info_at(std::int64_t step) {
-  return {{step, step * 16, step * 1000 + 7},
-          "seed: 1\nname: \"ä\"\n",
-          0xfedcba9876543210,
-          "{\"kind\": \"bytes\"}"};
-}
-
-fs::path save(const fs::path& checkpoints, std::int64_t step, std::int64_t keep = 0) {
-  return save_checkpoint(checkpoints, info_at(step), model_at(step), optimizer_at(step), keep);
-}
-
-NamedTensors zeros_of(const NamedTensors& tensors) {
-  NamedTensors zeros;
-  for (const auto& [name, tensor] : tensors) zeros.emplace_back(name, at::zeros_like(tensor));
-  return zeros;
-}
-
-void expect_same(const NamedTensors& got, const NamedTensors& expected) {
-  ASSERT_EQ(got.size(), expected.size());
-  for (std::size_t i = 0; i < got.size(); ++i)
-    EXPECT_TRUE(at::equal(got[i].second, expected[i].second)) << expected[i].first;
-}
-
-// The checkpoint holds what save() wrote at its step, to the bit.
-void expect_intact(const fs::path& folder) {
-  const Checkpoint checkpoint(folder);
-  checkpoint.verify();
-  const std::int64_t step = checkpoint.info().position.step;
-  const NamedTensors model = zeros_of(model_at(step)), optimizer = zeros_of(optimizer_at(step));
-  checkpoint.load_model(model);
-  checkpoint.load_optimizer(optimizer);
-  expect_same(model, model_at(step));
-  expect_same(optimizer, optimizer_at(step));
-}
-
-std::set<std::string> names_in(const fs::path& folder) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
-  return names;
-}
-
-// A new file each time: overwriting one makes some file systems wait for the disk.
-void put(const fs::path& path, const std::string& bytes) {
-  fs::remove(path);
-  OutputFile(path).write(bytes);
-}
-
-// Opens, and reads every byte.
-std::string refusal(const fs::path& folder) {
-  return message_of<UsageError>([&] { Checkpoint(folder).verify(); });
-}
 
 TEST(Checkpoint, NamesSortBySteps) {
   EXPECT_EQ(checkpoint_name(0), "step-00000000");
@@ -292,73 +212,6 @@ TEST(Checkpoint, RemainsOfInterruptedSavesAreRemoved) {
               ElementsAre("manifest.json", "model.safetensors", "optimizer.safetensors", "tokenizer.json"));
 }
 
-TEST(Checkpoint, EveryChangedByteIsFound) {
-  const Scratch scratch;
-  const fs::path folder = save(scratch.path(), 1);
-  const std::string remedy = "delete " + folder.string() + " to resume from the one before it";
-  for (const std::string& name : names_in(folder)) {
-    const std::string whole = read_text(folder / name);
-    for (std::size_t i = 0; i < whole.size(); ++i) {
-      std::string bytes = whole;
-      bytes[i] = static_cast<char>(bytes[i] ^ (i % 2 == 0 ? 1 : 0x20));
-      put(folder / name, bytes);
-      ASSERT_THAT(refusal(folder), AllOf(HasSubstr((folder / name).string() + ": "), HasSubstr(remedy)))
-          << name << " byte " << i;
-      if (name == "manifest.json") {
-        ASSERT_THAT(message_of<UsageError>([&] { newest_checkpoint(scratch.path()); }), HasSubstr(remedy));
-      }
-    }
-    put(folder / name, whole);
-  }
-  expect_intact(folder);
-}
-
-TEST(Checkpoint, LoadingChecksTheHashOfWhatItReads) {
-  const Scratch scratch;
-  const fs::path folder = save(scratch.path(), 1);
-  std::string bytes = read_text(folder / "model.safetensors");
-  bytes[Checkpoint(folder).tensors()[1].entry.offset] ^= 1;
-  put(folder / "model.safetensors", bytes);
-  EXPECT_THAT(newest_checkpoint(scratch.path()), Optional(folder)) << "opening reads no tensor";
-  const Checkpoint checkpoint(folder);
-  EXPECT_THAT(message_of<UsageError>([&] { checkpoint.load_model(zeros_of(model_at(1))); }),
-              AllOf(HasSubstr("model.safetensors: tensor layers.0.weight: was changed after it was written"),
-                    HasSubstr("delete ")));
-  checkpoint.load_optimizer(zeros_of(optimizer_at(1)));
-}
-
-TEST(Checkpoint, CutAndMissingFilesAreFoundOnOpening) {
-  const Scratch scratch;
-  const fs::path folder = save(scratch.path(), 1);
-  for (const std::string& name : names_in(folder)) {
-    const std::string whole = read_text(folder / name);
-    for (std::size_t length = 0; length < whole.size(); length += 1 + whole.size() / 50) {
-      put(folder / name, whole.substr(0, length));
-      ASSERT_THAT(message_of<UsageError>([&] { newest_checkpoint(scratch.path()); }),
-                  AllOf(HasSubstr(name), HasSubstr("delete ")))
-          << length;
-    }
-    put(folder / name, whole + " ");
-    EXPECT_THAT(message_of<UsageError>([&] { newest_checkpoint(scratch.path()); }), HasSubstr(name));
-    fs::remove(folder / name);
-    if (name != "manifest.json") {
-      EXPECT_THAT(refusal(folder), AllOf(HasSubstr(name + ": cannot be opened"), HasSubstr("delete ")));
-    }
-    put(folder / name, whole);
-  }
-  expect_intact(folder);
-}
-
-TEST(Checkpoint, FilesOfAnotherCheckpointAreFoundOnOpening) {
-  const Scratch scratch;
-  const fs::path folder = save(scratch.path(), 1);
-  NamedTensors renamed = model_at(1);
-  renamed[0].first = "embedding.WEIGHT";
-  write_safetensors(folder / "model.safetensors", renamed);
-  EXPECT_THAT(message_of<UsageError>([&] { newest_checkpoint(scratch.path()); }),
-              HasSubstr("its header was changed"));
-}
-
 // A checkpoint of one tensor [4, 6] in three files: the left half, and the right half cut after its first
 // row.
 class Sliced {
@@ -462,109 +315,6 @@ TEST(Checkpoint, ANewerFormatIsRefused) {
          fmt::format(",\n \"manifest_hash\": \"{:016x}\"\n}}\n", XXH3_64bits(text.data(), field));
   put(sliced.folder() / "manifest.json", text);
   EXPECT_THAT(refusal(sliced.folder()), HasSubstr("format_version 2: this program reads version 1"));
-}
-
-// Writes fail beyond this size of a file, as on a full disk, during the life of this object.
-class FullDisk {
- public:
-  explicit FullDisk(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FullDisk() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  void (*handler_)(int);
-  rlimit before_{};
-};
-
-TEST(Checkpoint, AFullDiskCostsOnlyThatSave) {
-  const Scratch scratch;
-  const fs::path first = save(scratch.path(), 1);
-  rlim_t enough = 0;
-  for (const std::string& name : names_in(first))
-    enough = std::max<rlim_t>(enough, fs::file_size(first / name));
-  std::set<std::string> places;
-  for (rlim_t limit = 0; limit < enough; limit += 1 + enough / 60) {
-    std::string message;
-    {
-      const FullDisk full(limit);
-      message = message_of<Error>([&] { save(scratch.path(), 2, 1); });
-    }
-    const std::string begin = (scratch / "step-00000002").string() + "/";
-    ASSERT_TRUE(message.starts_with(begin)) << message;
-    ASSERT_THAT(message, HasSubstr(": write failed: "));
-    places.insert(message.substr(begin.size(), message.find(':') - begin.size()));
-    ASSERT_THAT(newest_checkpoint(scratch.path()), Optional(first));
-    expect_intact(first);
-  }
-  EXPECT_THAT(places,
-              testing::IsSupersetOf({"model.safetensors", "optimizer.safetensors", "manifest.json.partial"}));
-  expect_intact(save(scratch.path(), 2, 1));
-  EXPECT_THAT(names_in(scratch.path()), ElementsAre("step-00000002"));
-}
-
-// Runs `work` in a child process that is killed as its n-th system call returns. True when it ended before
-// that.
-bool survives(std::int64_t n, const std::function<void()>& work) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
-    std::raise(SIGSTOP);
-    work();
-    ::_exit(0);
-  }
-  int status = 0;
-  EXPECT_EQ(::waitpid(child, &status, 0), child);
-  for (std::int64_t i = 0; i < 2 * n && WIFSTOPPED(status);
-       ++i) {  // a call stops twice: on its way in and out
-    EXPECT_EQ(::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr), 0);
-    EXPECT_EQ(::waitpid(child, &status, 0), child);
-  }
-  if (WIFEXITED(status)) return true;
-  ::kill(child, SIGKILL);
-  EXPECT_EQ(::waitpid(child, &status, 0), child);
-  return false;
-}
-
-bool may_trace() {
-  const pid_t child = ::fork();
-  if (child == 0) ::_exit(::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) == 0 ? 0 : 1);
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
-// Death between any two system calls of a save, from clearing old remains to deleting the checkpoint that is
-// no longer kept.
-TEST(Checkpoint, DeathAnywhereCostsOnlyThatSave) {
-  if (!may_trace()) GTEST_SKIP() << "this system does not let a process trace its child";
-  const Scratch scratch;
-  save(scratch / "start", 100);
-  fs::create_directory(scratch / "start" / "step-00000150");
-  put(scratch / "start" / "step-00000150" / "model.safetensors", "remains");
-  const fs::path run = scratch / "run";
-  bool done = false;
-  std::int64_t calls = 0;
-  for (; !done; ++calls) {
-    SCOPED_TRACE(fmt::format("killed after {} system calls", calls));
-    fs::remove_all(run);
-    fs::copy(scratch / "start", run, fs::copy_options::recursive);
-    done = survives(calls, [&] { save(run, 200, 1); });
-    const auto newest = newest_checkpoint(run);
-    ASSERT_THAT(newest, Optional(AnyOf(run / "step-00000100", run / "step-00000200")));
-    ASSERT_TRUE(newest == run / "step-00000200" || !done);
-    expect_intact(*newest);
-    if (calls % 8 != 0) continue;  // the disk is slow
-    save(run, 200, 1);
-    ASSERT_THAT(names_in(run), ElementsAre("step-00000200"));
-    expect_intact(run / "step-00000200");
-  }
-  EXPECT_GT(calls, 80);
 }
 
 }  // namespace

@@ -83,6 +83,8 @@ TEST(Progress, TimeLeft) {
   EXPECT_EQ(eta(59.4), "59s");
   EXPECT_EQ(eta(59.6), "1m00s");
   EXPECT_EQ(eta(3599), "59m59s");
+  EXPECT_EQ(eta(3600), "1h00m");
+  EXPECT_EQ(eta(86400), "1d00h");
   EXPECT_EQ(eta(2 * 3600 + 5 * 60 + 59), "2h05m");
   EXPECT_EQ(eta(86400 * 3 + 3600 * 4 + 5), "3d04h");
   EXPECT_EQ(eta(86400 * 400.0), "400d00h");

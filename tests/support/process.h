@@ -1,0 +1,41 @@
+// Runs the program itself, as a user would.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace wuneng::tests {
+
+struct Finished {
+  int exit_code = -1;  // 128 + n when signal n ended it
+  std::string out;     // standard output and standard error together
+  double seconds = 0.0;
+};
+
+// A child process with both outputs captured; killed at the end of this object's life if it still runs.
+class Process {
+ public:
+  explicit Process(const std::vector<std::string>& command);
+  ~Process();
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  void signal(int number) const;
+  // Reads output until `text` has appeared; false when the process ends first.
+  bool wait_for(const std::string& text);
+  Finished wait();  // to the end
+
+ private:
+  bool read_some();
+  int child_ = -1, pipe_ = -1;
+  double begin_ = 0.0;
+  std::string out_;
+};
+
+Finished run(const std::vector<std::string>& command);
+
+// $WUNENG with these arguments; and the same started by mpirun.
+std::vector<std::string> program(const std::vector<std::string>& arguments);
+std::vector<std::string> mpirun(int ranks, const std::vector<std::string>& arguments);
+
+}  // namespace wuneng::tests
