@@ -1,0 +1,227 @@
+#include "model/language_model.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/tensor.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+
+#include "common/check.h"
+#include "model/generation.h"
+
+namespace wuneng::model {
+namespace {
+
+constexpr std::int64_t vocab = 50;
+
+ModelConfig tiny() {
+  ModelConfig config;
+  config.width = 64;
+  config.layers = 3;
+  config.vocab_size = vocab;
+  config.attention = {.heads = 4, .kv_heads = 2, .head_size = 16};
+  config.state.heads = 1;
+  return config;
+}
+
+ModelConfig transformer() {
+  ModelConfig config = tiny();
+  config.state.heads = 0;
+  return config;
+}
+
+ModelConfig rwkv7() {
+  ModelConfig config = tiny();
+  config.attention.heads = config.attention.kv_heads = 0;
+  config.feed_forward.kind = FeedForwardKind::rwkv;
+  config.norm = NormKind::layer;
+  config.embedding_norm = true;
+  config.init = InitKind::rwkv;
+  return config;
+}
+
+// A model whose zero-initialised parts are not zero, so that every path carries something.
+LanguageModel shaken(const ModelConfig& config, parallel::Communicator& group) {
+  LanguageModel model(config, group, 1);
+  const at::NoGradGuard no_grad;
+  std::int64_t seed = 0;
+  for (const parallel::Parameter& parameter : model.parameters()) {
+    const at::Tensor noise = at::randint(-1000, 1001, parameter.value.sizes(), at::detail::createCPUGenerator(++seed), at::kFloat);
+    parameter.value.detach().add_(noise, 5e-5);
+  }
+  return model;
+}
+
+at::Tensor tokens(std::int64_t batch, std::int64_t length, std::uint64_t seed = 3) {
+  return at::randint(0, vocab, {batch, length}, at::detail::createCPUGenerator(seed), at::kLong);
+}
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) { return a.sub(b).abs().max().item<double>(); }
+
+class EveryModel : public testing::TestWithParam<ModelConfig> {
+ protected:
+  std::unique_ptr<parallel::Communicator> group = parallel::make_single();
+  LanguageModel model = shaken(GetParam(), *group);
+};
+std::string name_of(const testing::TestParamInfo<ModelConfig>& info) {
+  return std::array{"WuNeng", "Transformer", "Rwkv7"}[info.index];
+}
+INSTANTIATE_TEST_SUITE_P(Configurations, EveryModel, testing::Values(tiny(), transformer(), rwkv7()), name_of);
+
+TEST_P(EveryModel, AnySplitOfTheTokensGivesTheSameOutput) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = tokens(2, 75), whole = model.hidden(ids);
+  for (const std::vector<std::int64_t>& pieces : {std::vector<std::int64_t>{1, 74}, {64, 11}, {20, 1, 1, 33, 20}}) {
+    ModelState state;
+    std::vector<at::Tensor> parts;
+    std::int64_t begin = 0;
+    for (const std::int64_t length : pieces) {
+      parts.push_back(model.hidden(ids.narrow(1, begin, length), {}, &state));
+      begin += length;
+    }
+    EXPECT_LT(largest_difference(at::cat(parts, 1), whole), 2e-5);
+    EXPECT_EQ(state.position, 75);
+  }
+}
+
+TEST_P(EveryModel, DocumentsInOneRowAreSequencesOfTheirOwn) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = tokens(2, 40);
+  // Row 0: documents of 17 and 23 tokens; row 1: goes on, then documents of 1 and 30.
+  const at::Tensor starts = at::tensor({std::int64_t{0}, std::int64_t{17}, std::int64_t{49}, std::int64_t{50}});
+  const at::Tensor together = model.hidden(ids, starts);
+  const auto alone = [&](std::int64_t row, std::int64_t begin, std::int64_t length) {
+    return model.hidden(ids.narrow(0, row, 1).narrow(1, begin, length));
+  };
+  const at::Tensor apart = at::cat({at::cat({alone(0, 0, 17), alone(0, 17, 23)}, 1), at::cat({alone(1, 0, 9), alone(1, 9, 1), alone(1, 10, 30)}, 1)}, 0);
+  EXPECT_LT(largest_difference(together, apart), 2e-5);
+  EXPECT_GT(largest_difference(together, model.hidden(ids)), 1e-3) << "documents made no difference";
+}
+
+TEST_P(EveryModel, DocumentsAndStatesMeet) {  // a split in the middle of a row with documents
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = tokens(2, 40), starts = at::tensor({std::int64_t{12}, std::int64_t{40 + 25}});
+  const at::Tensor whole = model.hidden(ids, starts);
+  ModelState state;
+  const at::Tensor first = model.hidden(ids.narrow(1, 0, 20), at::tensor({std::int64_t{12}}), &state);
+  const at::Tensor second = model.hidden(ids.narrow(1, 20, 10), at::tensor({std::int64_t{10 + 5}}), &state);
+  const at::Tensor third = model.hidden(ids.narrow(1, 30, 10), {}, &state);
+  EXPECT_LT(largest_difference(at::cat({first, second, third}, 1), whole), 2e-5);
+}
+
+TEST_P(EveryModel, RowsDoNotMeet) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = tokens(3, 20), all = model.hidden(ids);
+  for (std::int64_t row = 0; row < 3; ++row) EXPECT_LT(largest_difference(model.hidden(ids.narrow(0, row, 1)), all.narrow(0, row, 1)), 1e-5);
+}
+
+TEST_P(EveryModel, TheFutureDoesNotReachThePast) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = tokens(1, 30), changed = ids.clone();
+  changed[0][20] = (changed[0][20].item<std::int64_t>() + 1) % vocab;
+  const at::Tensor a = model.hidden(ids), b = model.hidden(changed);
+  EXPECT_EQ(largest_difference(a.narrow(1, 0, 20), b.narrow(1, 0, 20)), 0.0);
+  EXPECT_GT(largest_difference(a.narrow(1, 20, 10), b.narrow(1, 20, 10)), 0.0);
+}
+
+TEST_P(EveryModel, GenerationEqualsReadingEverythingAgain) {
+  const at::NoGradGuard no_grad;
+  Generator generator(model, {.temperature = 0.0});
+  std::vector<std::int32_t> text{3, 1, 4, 1, 5};
+  generator.read(text);
+  for (int i = 0; i < 20; ++i) {
+    std::vector<std::int64_t> ids(text.begin(), text.end());
+    const at::Tensor hidden = model.hidden(at::tensor(ids).unsqueeze(0));
+    const at::Tensor logits = model.logits(hidden.select(1, hidden.size(1) - 1)).flatten();
+    text.push_back(generator.next());
+    EXPECT_EQ(text.back(), logits.argmax().item<std::int64_t>()) << "token " << i;
+  }
+}
+
+TEST_P(EveryModel, EveryParameterHasAGradientWithinThreeSteps) {  // zero outputs hide their inputs, then zero low-rank factors their other factor
+  LanguageModel fresh(GetParam(), *group, 7);
+  const at::Tensor ids = tokens(2, 30), targets = tokens(2, 30, 9);
+  for (int step = 0; step < 3; ++step) {
+    const at::Tensor losses = fresh.losses(ids, targets);
+    for (const parallel::Parameter& p : fresh.parameters()) p.value.mutable_grad().reset();
+    losses.backward(at::ones_like(losses));
+    const at::NoGradGuard no_grad;
+    for (const parallel::Parameter& p : fresh.parameters())
+      if (p.value.grad().defined()) p.value.detach().sub_(p.value.grad(), 1e-3);
+  }
+  for (const parallel::Parameter& p : fresh.parameters()) {
+    ASSERT_TRUE(p.value.grad().defined()) << p.name;
+    EXPECT_GT(p.value.grad().abs().max().item<double>(), 0.0) << p.name;
+  }
+}
+
+TEST_P(EveryModel, GradientsAreTheSlopesOfTheLoss) {
+  const at::Tensor ids = tokens(1, 12), targets = tokens(1, 12, 5);
+  const auto loss = [&] { return model.losses(ids, targets).to(at::kDouble).sum().item<double>(); };
+  const at::Tensor losses = model.losses(ids, targets);
+  losses.backward(at::ones_like(losses));
+  std::uint64_t seed = 100;
+  for (const parallel::Parameter& p : model.parameters()) {
+    // Along one random direction per parameter; float32 leaves about three digits of a difference quotient.
+    const at::Tensor direction = at::randint(-1, 2, p.value.sizes(), at::detail::createCPUGenerator(++seed), at::kFloat);
+    const double slope = p.value.grad().mul(direction).to(at::kDouble).sum().item<double>();
+    const double size = std::sqrt(direction.square().sum().item<double>()), step = 2e-3 / std::max(1.0, size);
+    p.value.detach().add_(direction, step);
+    const double above = loss();
+    p.value.detach().add_(direction, -2 * step);
+    const double below = loss();
+    p.value.detach().add_(direction, step);
+    const double scale = p.value.grad().norm().item<double>() * size;
+    EXPECT_NEAR((above - below) / (2 * step), slope, 0.02 * scale + 2e-2 * size) << p.name;
+  }
+}
+
+TEST(LanguageModel, ANewHybridComputesWhatItsAttentionHeadsAloneWould) {
+  const auto group = parallel::make_single();
+  ModelConfig without = tiny();
+  without.fusion.attention_norm = false;
+  const LanguageModel hybrid(without, *group, 1);
+  without.state.heads = 0;
+  const LanguageModel alone(without, *group, 1);  // parameters depend on seed and name alone
+  EXPECT_TRUE(hybrid.hidden(tokens(2, 20)).equal(alone.hidden(tokens(2, 20))));
+}
+
+TEST(LanguageModel, ParameterCountIsTheFormulaOfRwkv7) {
+  const auto group = parallel::make_single();
+  const ModelConfig config = rwkv7();
+  const std::int64_t D = 64, L = 3, V = vocab, w = 32, a = 32, v = 32, g = 32;  // every rank is the smallest at this width
+  const std::int64_t expected = 2 * V * D + 4 * D + L * D * (12 * D + 2 * (w + a + v + g) + 19) - (2 * D * v + D);
+  EXPECT_EQ(LanguageModel(config, *group, 0).parameter_count(), expected);
+}
+
+TEST(LanguageModel, ImpossibleShapesAreRefused) {
+  const auto group = parallel::make_single();
+  ModelConfig config = tiny();
+  config.attention.kv_heads = 3;
+  EXPECT_THROW(LanguageModel(config, *group, 0), UsageError);
+  config = tiny();
+  config.attention.heads = config.state.heads = 0;
+  EXPECT_THROW(LanguageModel(config, *group, 0), UsageError);
+}
+
+TEST(Sample, CutsAndTemperature) {
+  const at::Tensor logits = at::tensor({0.0f, 3.0f, 2.0f, 1.0f});
+  EXPECT_EQ(sample(logits, {.temperature = 0.0}, 0.99), 1);
+  EXPECT_EQ(sample(logits, {.top_k = 1}, 0.99), 1);
+  EXPECT_EQ(sample(logits, {.top_k = 2}, 0.999), 2);
+  EXPECT_EQ(sample(logits, {.top_p = 0.5}, 0.999), 1);
+  EXPECT_EQ(sample(logits, {}, 0.9999), 0);
+  // Probabilities by decreasing logit: 0.6439, 0.2369, 0.0871, 0.0321.
+  EXPECT_EQ(sample(logits, {}, 0.6438), 1);
+  EXPECT_EQ(sample(logits, {}, 0.6440), 2);
+  EXPECT_EQ(sample(logits, {}, 0.8810), 3);
+}
+
+}  // namespace
+}  // namespace wuneng::model
