@@ -73,7 +73,10 @@ std::string prose(std::mt19937& random, int words) {
   const std::vector<std::string> stock{"the",    "then",  "these", "cat",   "catch", "banana", "bananas", "anna", "aaaa",
                                        "aaaaaa", "10101", "2024",  "...",   "!?",    "\xc3\xa9t\xc3\xa9", "\n",   "\n\n", "  "};
   std::string text;
-  for (int i = 0; i < words; ++i) text += (random() % 3 ? " " : "") + stock[random() % stock.size()];
+  for (int i = 0; i < words; ++i) {
+    if (random() % 3) text += ' ';
+    text += stock[random() % stock.size()];
+  }
   return text;
 }
 
@@ -115,15 +118,15 @@ TEST(SplitWords, ConcatenatedTheyAreTheText) {
 TEST(Bpe, LearnsTheMergesOfASlowTrainer) {
   for (const std::string& text : training_texts()) {
     const std::vector<Merge> slow = slow_merges(text, 120);
-    ASSERT_GT(slow.size(), 2u);
+    ASSERT_GE(slow.size(), 2u);
     EXPECT_EQ(merges_of(*train_bpe(text, 257 + static_cast<std::int64_t>(slow.size()))), slow) << text;
   }
 }
 
-// "ab" and "cd" occur equally often, as do all pairs: the smaller ids come first.
+// Every pair of these texts that occurs twice occurs equally often.
 TEST(Bpe, OfEqualPairsTheSmallerIdsAreMergedFirst) {
   EXPECT_THAT(merges_of(*train_bpe("cd ab.cd ab.", 259)), ElementsAre(Merge(' ', 'a'), Merge('c', 'd')));
-  EXPECT_THAT(merges_of(*train_bpe("zz yy zz yy", 260)), ElementsAre(Merge('y', 'y'), Merge('z', 'z'), Merge(' ', 256)));
+  EXPECT_THAT(merges_of(*train_bpe("zz yy zz yy", 260)), ElementsAre(Merge(' ', 'y'), Merge('z', 'z'), Merge(256, 'y')));
 }
 
 TEST(Bpe, TheOrderOfTheTextDoesNotMatter) {
@@ -133,7 +136,7 @@ TEST(Bpe, TheOrderOfTheTextDoesNotMatter) {
   const auto train = [&] {
     std::string text;
     for (const std::string& line : lines) text += line;
-    return train_bpe(text, 340)->to_json();
+    return train_bpe(text, 320)->to_json();
   };
   const Json first = train();
   EXPECT_EQ(train(), first);
