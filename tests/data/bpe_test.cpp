@@ -21,7 +21,9 @@ using testing::HasSubstr;
 using tests::message_of;
 using Ids = std::vector<std::int32_t>;
 
-std::vector<Merge> merges_of(const Tokenizer& tokenizer) { return tokenizer.to_json()["merges"].get<std::vector<Merge>>(); }
+std::vector<Merge> merges_of(const Tokenizer& tokenizer) {
+  return tokenizer.to_json()["merges"].get<std::vector<Merge>>();
+}
 
 Ids joined(Ids ids, const Merge& pair, std::int32_t made) {
   for (std::size_t i = 0; i + 1 < ids.size(); ++i)
@@ -63,15 +65,18 @@ std::vector<Merge> slow_merges(std::string_view text, std::size_t most) {
 Ids slow_encode(std::string_view text, const std::vector<Merge>& merges) {
   Ids ids;
   for (Ids word : words_as_bytes(text)) {
-    for (std::size_t m = 0; m < merges.size(); ++m) word = joined(word, merges[m], static_cast<std::int32_t>(256 + m));
+    for (std::size_t m = 0; m < merges.size(); ++m)
+      word = joined(word, merges[m], static_cast<std::int32_t>(256 + m));
     ids.insert(ids.end(), word.begin(), word.end());
   }
   return ids;
 }
 
 std::string prose(std::mt19937& random, int words) {
-  const std::vector<std::string> stock{"the",    "then",  "these", "cat",   "catch", "banana", "bananas", "anna", "aaaa",
-                                       "aaaaaa", "10101", "2024",  "...",   "!?",    "\xc3\xa9t\xc3\xa9", "\n",   "\n\n", "  "};
+  const std::vector<std::string> stock{"the",    "then",    "these", "cat",  "catch",
+                                       "banana", "bananas", "anna",  "aaaa", "aaaaaa",
+                                       "10101",  "2024",    "...",   "!?",   "\xc3\xa9t\xc3\xa9",
+                                       "\n",     "\n\n",    "  "};
   std::string text;
   for (int i = 0; i < words; ++i) {
     if (random() % 3) text += ' ';
@@ -82,8 +87,10 @@ std::string prose(std::mt19937& random, int words) {
 
 std::vector<std::string> training_texts() {
   std::mt19937 random(3);
-  std::vector<std::string> texts{"aaaaaaaaaaaaaaaaaaaaa", "abababab abab aba", "the cat the hat", prose(random, 40), prose(random, 400)};
-  for (const std::string& alphabet : {"ab"s, "abc "s, "ab 1.\n"s, "a\0\xff \n"s}) texts.push_back(tests::random_text(random, 400, alphabet));
+  std::vector<std::string> texts{"aaaaaaaaaaaaaaaaaaaaa", "abababab abab aba", "the cat the hat",
+                                 prose(random, 40), prose(random, 400)};
+  for (const std::string& alphabet : {"ab"s, "abc "s, "ab 1.\n"s, "a\0\xff \n"s})
+    texts.push_back(tests::random_text(random, 400, alphabet));
   return texts;
 }
 
@@ -91,7 +98,8 @@ TEST(SplitWords, CutsWhereTheRulesSay) {
   EXPECT_THAT(split_words("the cat's 12 lives."), ElementsAre("the", " cat", "'", "s", " 12", " lives", "."));
   EXPECT_THAT(split_words("a1b2"), ElementsAre("a", "1", "b", "2"));
   EXPECT_THAT(split_words("a  b   c"), ElementsAre("a", " ", " b", "  ", " c"));
-  EXPECT_THAT(split_words("a\n\nb \nc   \r\n d"), ElementsAre("a", "\n\n", "b", " ", "\n", "c", "   ", "\r\n", " d"));
+  EXPECT_THAT(split_words("a\n\nb \nc   \r\n d"),
+              ElementsAre("a", "\n\n", "b", " ", "\n", "c", "   ", "\r\n", " d"));
   EXPECT_THAT(split_words("x  "), ElementsAre("x", "  "));
   EXPECT_THAT(split_words(" "), ElementsAre(" "));
   EXPECT_THAT(split_words("caf\xc3\xa9s \xff!\t?"), ElementsAre("caf\xc3\xa9s", " \xff", "!\t?"));
@@ -101,7 +109,8 @@ TEST(SplitWords, CutsWhereTheRulesSay) {
 TEST(SplitWords, ConcatenatedTheyAreTheText) {
   std::mt19937 random(5);
   std::vector<std::string> texts = tests::hard_texts();
-  for (int n = 0; n < 500; ++n) texts.push_back(tests::random_text(random, random() % 40, n % 2 ? tests::every_byte() : "a1.  \n\t"s));
+  for (int n = 0; n < 500; ++n)
+    texts.push_back(tests::random_text(random, random() % 40, n % 2 ? tests::every_byte() : "a1.  \n\t"s));
   for (const std::string& text : texts) {
     std::string all;
     for (const std::string_view word : split_words(text)) {
@@ -126,7 +135,8 @@ TEST(Bpe, LearnsTheMergesOfASlowTrainer) {
 // Every pair of these texts that occurs twice occurs equally often.
 TEST(Bpe, OfEqualPairsTheSmallerIdsAreMergedFirst) {
   EXPECT_THAT(merges_of(*train_bpe("cd ab.cd ab.", 259)), ElementsAre(Merge(' ', 'a'), Merge('c', 'd')));
-  EXPECT_THAT(merges_of(*train_bpe("zz yy zz yy", 260)), ElementsAre(Merge(' ', 'y'), Merge('z', 'z'), Merge(256, 'y')));
+  EXPECT_THAT(merges_of(*train_bpe("zz yy zz yy", 260)),
+              ElementsAre(Merge(' ', 'y'), Merge('z', 'z'), Merge(256, 'y')));
 }
 
 TEST(Bpe, TheOrderOfTheTextDoesNotMatter) {
@@ -173,10 +183,13 @@ TEST(Bpe, AVocabularyTooLargeForTheTextIsRefusedWithTheReachableSize) {
     const auto reachable = 257 + static_cast<std::int64_t>(slow_merges(text, 1000).size());
     EXPECT_EQ(train_bpe(text, reachable)->vocab_size(), reachable);
     EXPECT_THAT(message_of<UsageError>([&] { train_bpe(text, reachable + 1); }),
-                AllOf(HasSubstr(fmt::format("vocabulary of {} ids", reachable + 1)), HasSubstr(fmt::format("ask for {} or fewer", reachable))));
+                AllOf(HasSubstr(fmt::format("vocabulary of {} ids", reachable + 1)),
+                      HasSubstr(fmt::format("ask for {} or fewer", reachable))));
   }
-  for (const std::int64_t size : {std::int64_t{0}, std::int64_t{-1}, std::int64_t{256}, std::int64_t{1048577}, INT64_MAX})
-    EXPECT_THAT(message_of<UsageError>([&] { train_bpe("abab", size); }), AllOf(HasSubstr(fmt::format("{}", size)), HasSubstr("257")));
+  for (const std::int64_t size :
+       {std::int64_t{0}, std::int64_t{-1}, std::int64_t{256}, std::int64_t{1048577}, INT64_MAX})
+    EXPECT_THAT(message_of<UsageError>([&] { train_bpe("abab", size); }),
+                AllOf(HasSubstr(fmt::format("{}", size)), HasSubstr("257")));
 }
 
 }  // namespace

@@ -26,7 +26,8 @@ using Numbers = std::vector<std::int64_t>;
 
 constexpr std::int64_t T = 8;
 
-// A corpus whose token at position p is p, in documents of the given lengths: a row says itself where it begins.
+// A corpus whose token at position p is p, in documents of the given lengths: a row says itself where it
+// begins.
 struct Counting {
   explicit Counting(const Numbers& lengths) {
     TokenFileWriter writer(scratch / "corpus", 100000);
@@ -46,7 +47,8 @@ struct Counting {
   std::set<std::int64_t> starts;
 };
 
-// Documents of one token, of whole sequences, longer than a sequence, and ones that begin at a row's edges; 8 k + `more` tokens.
+// Documents of one token, of whole sequences, longer than a sequence, and ones that begin at a row's edges; 8
+// k + `more` tokens.
 Numbers lengths_with(std::int64_t more) {
   Numbers lengths{8, 1, 7, 1, 1, 30, 8, 16, 4};
   std::mt19937 random(2);
@@ -57,17 +59,21 @@ Numbers lengths_with(std::int64_t more) {
 }
 
 Numbers numbers_of(const at::Tensor& tensor) {
-  return tensor.defined() ? Numbers(tensor.const_data_ptr<std::int64_t>(), tensor.const_data_ptr<std::int64_t>() + tensor.numel()) : Numbers{};
+  return tensor.defined() ? Numbers(tensor.const_data_ptr<std::int64_t>(),
+                                    tensor.const_data_ptr<std::int64_t>() + tensor.numel())
+                          : Numbers{};
 }
 
 // What a batch whose rows begin at these positions must hold, token by token.
-void expect_rows(const Batch& batch, const Numbers& begins, std::int64_t corpus_tokens, const std::set<std::int64_t>& starts) {
+void expect_rows(const Batch& batch, const Numbers& begins, std::int64_t corpus_tokens,
+                 const std::set<std::int64_t>& starts) {
   Numbers tokens, targets, document_starts;
   for (const std::int64_t begin : begins)
     for (std::int64_t t = 0; t < T; ++t) {
       const std::int64_t position = begin + t;
       const bool predicts = position + 1 < corpus_tokens;
-      if (predicts && starts.contains(position)) document_starts.push_back(static_cast<std::int64_t>(tokens.size()));
+      if (predicts && starts.contains(position))
+        document_starts.push_back(static_cast<std::int64_t>(tokens.size()));
       tokens.push_back(predicts ? position : 0);
       targets.push_back(predicts && !starts.contains(position + 1) ? position + 1 : -1);
     }
@@ -76,7 +82,8 @@ void expect_rows(const Batch& batch, const Numbers& begins, std::int64_t corpus_
   EXPECT_EQ(numbers_of(batch.tokens), tokens);
   EXPECT_EQ(numbers_of(batch.targets), targets);
   EXPECT_EQ(numbers_of(batch.document_starts), document_starts);
-  EXPECT_EQ(batch.real_tokens, std::count_if(targets.begin(), targets.end(), [](auto target) { return target >= 0; }));
+  EXPECT_EQ(batch.real_tokens,
+            std::count_if(targets.begin(), targets.end(), [](auto target) { return target >= 0; }));
 }
 
 Numbers begins_of(const TrainingSampler& sampler, std::int64_t first, std::int64_t count) {
@@ -90,7 +97,8 @@ void expect_batch_of_its_rows(const Batch& batch, const std::vector<Batch>& rows
   for (std::size_t row = 0; row < rows.size(); ++row) {
     tokens.push_back(rows[row].tokens);
     targets.push_back(rows[row].targets);
-    for (const std::int64_t start : numbers_of(rows[row].document_starts)) starts.push_back(start + static_cast<std::int64_t>(row) * T);
+    for (const std::int64_t start : numbers_of(rows[row].document_starts))
+      starts.push_back(start + static_cast<std::int64_t>(row) * T);
     real_tokens += rows[row].real_tokens;
   }
   EXPECT_TRUE(at::equal(batch.tokens, at::cat(tokens)));
@@ -139,7 +147,8 @@ TEST(Permutation, SendsAnElementEverywhereEquallyOften) {
   for (const std::int64_t size : {2, 3, 5, 16, 100})
     for (const std::int64_t element : {std::int64_t{0}, size - 1}) {
       std::vector<int> hits(static_cast<std::size_t>(size));
-      for (std::uint64_t key = 0; key < keys; ++key) ++hits[static_cast<std::size_t>(Permutation(size, key)(element))];
+      for (std::uint64_t key = 0; key < keys; ++key)
+        ++hits[static_cast<std::size_t>(Permutation(size, key)(element))];
       const double expected = static_cast<double>(keys) / static_cast<double>(size);
       for (const int n : hits) EXPECT_NEAR(n, expected, 6 * std::sqrt(expected)) << "of " << size;
     }
@@ -160,8 +169,10 @@ TEST(TrainingSampler, EverySampleComesOncePerEpochInAnotherOrder) {
     EXPECT_NE(begins, in_order);
     EXPECT_TRUE(orders.insert(begins).second) << "epoch " << epoch << " repeats an order";
   }
-  EXPECT_TRUE(orders.insert(begins_of(TrainingSampler(file, T, 43, true), 0, samples)).second) << "another seed repeats an order";
-  EXPECT_FALSE(orders.insert(begins_of(TrainingSampler(file, T, 42, false), 0, samples)).second) << "the same seed makes another order";
+  EXPECT_TRUE(orders.insert(begins_of(TrainingSampler(file, T, 43, true), 0, samples)).second)
+      << "another seed repeats an order";
+  EXPECT_FALSE(orders.insert(begins_of(TrainingSampler(file, T, 42, false), 0, samples)).second)
+      << "the same seed makes another order";
 }
 
 TEST(TrainingSampler, ABatchIsItsSamplesOneByOne) {
@@ -184,7 +195,8 @@ TEST(TrainingSampler, TargetsFollowAndDocumentsAreSeparate) {
       EXPECT_EQ(sampler.samples_per_epoch(), (file.tokens() - 1) / T);
       for (std::int64_t first = 0; first < sampler.samples_per_epoch(); first += 3) {
         const Batch batch = sampler.batch(first, 3);
-        expect_rows(batch, begins_of(sampler, first, 3), file.tokens(), separate ? corpus.starts : std::set<std::int64_t>{});
+        expect_rows(batch, begins_of(sampler, first, 3), file.tokens(),
+                    separate ? corpus.starts : std::set<std::int64_t>{});
         if (!separate) {
           EXPECT_THAT(numbers_of(batch.targets), Each(testing::Ge(0)));
         }
@@ -198,15 +210,18 @@ TEST(TrainingSampler, ACorpusShorterThanASequenceIsRefused) {
   const TokenFile enough = nine.open(), short_of_one = eight.open();
   EXPECT_EQ(TrainingSampler(enough, T, 0, true).samples_per_epoch(), 1);
   EXPECT_THAT(message_of<UsageError>([&] { TrainingSampler(short_of_one, T, 0, true); }),
-              AllOf(HasSubstr((eight.scratch / "corpus").string()), HasSubstr("8 tokens"), HasSubstr("sequence_length = 8")));
+              AllOf(HasSubstr((eight.scratch / "corpus").string()), HasSubstr("8 tokens"),
+                    HasSubstr("sequence_length = 8")));
 }
 
 TEST(TrainingSampler, ABatchOfNothingIsRefused) {
   const Counting corpus({20});
   const TokenFile file = corpus.open();
   for (const std::int64_t count : {0, -1}) {
-    EXPECT_THAT(message_of<Error>([&] { TrainingSampler(file, T, 0, true).batch(0, count); }), HasSubstr(fmt::format("batch of {} ", count)));
-    EXPECT_THAT(message_of<Error>([&] { EvaluationSampler(file, T, true).batch(0, count); }), HasSubstr(fmt::format("batch of {} ", count)));
+    EXPECT_THAT(message_of<Error>([&] { TrainingSampler(file, T, 0, true).batch(0, count); }),
+                HasSubstr(fmt::format("batch of {} ", count)));
+    EXPECT_THAT(message_of<Error>([&] { EvaluationSampler(file, T, true).batch(0, count); }),
+                HasSubstr(fmt::format("batch of {} ", count)));
   }
 }
 
@@ -250,8 +265,9 @@ TEST(EvaluationSampler, ABatchIsItsSamplesOneByOne) {
   const TokenFile file = corpus.open();
   const EvaluationSampler sampler(file, T, true);
   for (std::int64_t first = 0; first <= sampler.samples(); ++first)
-    expect_batch_of_its_rows(sampler.batch(first, 4), {sampler.batch(first, 1), sampler.batch(first + 1, 1), sampler.batch(first + 2, 1),
-                                                       sampler.batch(first + 3, 1)});
+    expect_batch_of_its_rows(sampler.batch(first, 4),
+                             {sampler.batch(first, 1), sampler.batch(first + 1, 1),
+                              sampler.batch(first + 2, 1), sampler.batch(first + 3, 1)});
 }
 
 TEST(EvaluationSampler, ACorpusOfOneTokenIsRefused) {

@@ -28,7 +28,8 @@ std::string little_endian(std::uint64_t value, int bytes) {
   return text;
 }
 
-// An index as Megatron-LM lays it out, built without the code under test: four sequences, three documents, u16 tokens.
+// An index as Megatron-LM lays it out, built without the code under test: four sequences, three documents,
+// u16 tokens.
 struct Layout {
   std::string magic = "MMIDIDX\0\0"s;
   std::uint64_t version = 1;
@@ -64,7 +65,8 @@ void put(const std::filesystem::path& path, const std::string& bytes) {
   OutputFile(path).write(bytes);
 }
 
-void put_corpus(const Scratch& scratch, const std::string& index, const std::string& tokens = tokens_of(ten, 2)) {
+void put_corpus(const Scratch& scratch, const std::string& index,
+                const std::string& tokens = tokens_of(ten, 2)) {
   put(scratch / "corpus.idx", index);
   put(scratch / "corpus.bin", tokens);
 }
@@ -80,7 +82,8 @@ std::string refusal(const Scratch& scratch, const std::string& index) {
   return message_of<UsageError>([&] { TokenFile(scratch / "corpus"); });
 }
 
-void write_corpus(const std::filesystem::path& prefix, std::int64_t vocab_size, const std::vector<std::vector<std::int32_t>>& documents) {
+void write_corpus(const std::filesystem::path& prefix, std::int64_t vocab_size,
+                  const std::vector<std::vector<std::int32_t>>& documents) {
   TokenFileWriter writer(prefix, vocab_size);
   for (const auto& document : documents) writer.add_document(document);
   writer.finish();
@@ -161,12 +164,15 @@ TEST(TokenFile, EachWrongFieldIsNamedWithItsValue) {
   const auto expect = [&](const auto& corrupt, const std::string& value) {
     Layout layout;
     corrupt(layout);
-    EXPECT_THAT(refusal(scratch, layout.bytes()), AllOf(HasSubstr("corpus.idx"), HasSubstr(value), HasSubstr("wuneng tokenize")));
+    EXPECT_THAT(refusal(scratch, layout.bytes()),
+                AllOf(HasSubstr("corpus.idx"), HasSubstr(value), HasSubstr("wuneng tokenize")));
   };
   for (std::size_t i = 0; i < 9; ++i) expect([&](Layout& l) { l.magic[i] ^= 0x20; }, "MMIDIDX");
-  for (const std::uint64_t version : {std::uint64_t{0}, std::uint64_t{2}, std::uint64_t{1} << 32 | 1, UINT64_MAX})
+  for (const std::uint64_t version :
+       {std::uint64_t{0}, std::uint64_t{2}, std::uint64_t{1} << 32 | 1, UINT64_MAX})
     expect([&](Layout& l) { l.version = version; }, fmt::format("version {}", version));
-  for (const int code : {0, 2, 3, 6, 7, 9, 255}) expect([&](Layout& l) { l.code = code; }, fmt::format("token type {}", code));
+  for (const int code : {0, 2, 3, 6, 7, 9, 255})
+    expect([&](Layout& l) { l.code = code; }, fmt::format("token type {}", code));
   expect([](Layout& l) { l.sequences = 3; }, "3 sequences");
   expect([](Layout& l) { l.sequences = 5; }, "5 sequences");
   expect([](Layout& l) { l.document_entries = 3; }, "3 document entries");
@@ -192,7 +198,8 @@ TEST(TokenFile, AnEmptyCorpusIsRefused) {
     layout.lengths = lengths, layout.offsets = lengths, layout.documents.resize(lengths.size() + 1);
     std::iota(layout.documents.begin(), layout.documents.end(), 0);
     put_corpus(scratch, layout.bytes(), "");
-    EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "corpus"); }), AllOf(HasSubstr("corpus.idx"), HasSubstr("empty")));
+    EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "corpus"); }),
+                AllOf(HasSubstr("corpus.idx"), HasSubstr("empty")));
   }
 }
 
@@ -207,7 +214,8 @@ TEST(TokenFile, AbsurdCountsAreRefusedBeforeAnythingIsAllocated) {
       if (s == 4 && d == 6) continue;
       layout.sequences = s, layout.document_entries = d;
       EXPECT_THAT(refusal(scratch, layout.bytes()),
-                  AllOf(HasSubstr("corpus.idx"), HasSubstr(fmt::format("{} sequences and {} document entries", s, d))));
+                  AllOf(HasSubstr("corpus.idx"),
+                        HasSubstr(fmt::format("{} sequences and {} document entries", s, d))));
     }
 }
 
@@ -215,8 +223,10 @@ TEST(TokenFile, AnIndexOfAnyOtherLengthIsRefused) {
   const Scratch scratch;
   const std::string whole = Layout().bytes();
   for (std::size_t length = 0; length < whole.size(); ++length)
-    EXPECT_THAT(refusal(scratch, whole.substr(0, length)), AllOf(HasSubstr("corpus.idx"), HasSubstr(fmt::format("{}", length))));
-  for (const std::size_t more : {1, 3, 5, 8, 100}) EXPECT_THAT(refusal(scratch, whole + std::string(more, '\0')), HasSubstr("corpus.idx"));
+    EXPECT_THAT(refusal(scratch, whole.substr(0, length)),
+                AllOf(HasSubstr("corpus.idx"), HasSubstr(fmt::format("{}", length))));
+  for (const std::size_t more : {1, 3, 5, 8, 100})
+    EXPECT_THAT(refusal(scratch, whole + std::string(more, '\0')), HasSubstr("corpus.idx"));
 }
 
 TEST(TokenFile, TokensOfAnyOtherLengthAreRefused) {
@@ -226,7 +236,8 @@ TEST(TokenFile, TokensOfAnyOtherLengthAreRefused) {
     if (length == whole.size()) continue;
     put_corpus(scratch, Layout().bytes(), (whole + "more").substr(0, length));
     EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "corpus"); }),
-                AllOf(HasSubstr("corpus"), HasSubstr(".bin"), HasSubstr("20 bytes"), HasSubstr(fmt::format("has {}:", length))));
+                AllOf(HasSubstr("corpus"), HasSubstr(".bin"), HasSubstr("20 bytes"),
+                      HasSubstr(fmt::format("has {}:", length))));
   }
 }
 
@@ -235,7 +246,8 @@ TEST(TokenFile, AMissingFileIsNamed) {
     const Scratch scratch;
     put_corpus(scratch, Layout().bytes());
     std::filesystem::remove(scratch / name);
-    EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "corpus"); }), HasSubstr((scratch / name).string()));
+    EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "corpus"); }),
+                HasSubstr((scratch / name).string()));
   }
 }
 
@@ -267,12 +279,14 @@ TEST(TokenFile, ADamagedIndexIsReadSoundlyOrRefused) {
     for (const int value : {0x00, 0x01, 0x02, 0x05, 0x7f, 0x80, 0xff}) {
       std::string index = whole;
       index[i] = static_cast<char>(value);
-      ASSERT_NO_FATAL_FAILURE(expect_sound_or_refused(scratch, index, refused)) << "byte " << i << " = " << value;
+      ASSERT_NO_FATAL_FAILURE(expect_sound_or_refused(scratch, index, refused))
+          << "byte " << i << " = " << value;
     }
   std::mt19937 random(1);
   for (int n = 0; n < 1000; ++n) {
     std::string index = whole;
-    for (int changes = 0; changes < 4; ++changes) index[random() % index.size()] = static_cast<char>(random() % 4 ? random() % 8 : random());
+    for (int changes = 0; changes < 4; ++changes)
+      index[random() % index.size()] = static_cast<char>(random() % 4 ? random() % 8 : random());
     ASSERT_NO_FATAL_FAILURE(expect_sound_or_refused(scratch, index, refused)) << "round " << n;
   }
   EXPECT_GT(refused, 500);
@@ -284,11 +298,13 @@ TEST(TokenFile, AnIdOutsideTheVocabularyIsNamedWithItsPosition) {
   EXPECT_NO_THROW(TokenFile(scratch / "corpus", 251));
   EXPECT_NO_THROW(TokenFile(scratch / "corpus"));
   EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "corpus", 250); }),
-              AllOf(HasSubstr("corpus.bin"), HasSubstr("token 7 has id 250"), HasSubstr("0 .. 249"), HasSubstr("vocab_size")));
+              AllOf(HasSubstr("corpus.bin"), HasSubstr("token 7 has id 250"), HasSubstr("0 .. 249"),
+                    HasSubstr("vocab_size")));
   std::vector<std::int32_t> many(150000, 3);
   many[140000] = 70000;
   write_corpus(scratch / "many", 100000, {many});
-  EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "many", 70000); }), HasSubstr("token 140000 has id 70000"));
+  EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "many", 70000); }),
+              HasSubstr("token 140000 has id 70000"));
 }
 
 TEST(TokenFile, ANegativeIdIsNamedWithItsPosition) {
@@ -297,7 +313,8 @@ TEST(TokenFile, ANegativeIdIsNamedWithItsPosition) {
     Layout layout;
     layout.code = code, layout.lengths = {3}, layout.offsets = {0}, layout.documents = {0, 1};
     put_corpus(scratch, layout.bytes(), tokens_of({1, -5, 2}, width));
-    EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "corpus", 10); }), HasSubstr("token 1 has id -5"));
+    EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "corpus", 10); }),
+                HasSubstr("token 1 has id -5"));
   }
 }
 

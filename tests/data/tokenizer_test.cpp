@@ -54,8 +54,10 @@ TEST(Tokenizer, TheEndOfADocumentStandsForNoText) {
 
 TEST(Tokenizer, IdsOutsideTheVocabularyAreNamed) {
   for (const auto& tokenizer : {make_tokenizer("bytes"), train_bpe("abab", 258)})
-    for (const std::int32_t id : {-1, static_cast<std::int32_t>(tokenizer->vocab_size()), INT32_MAX, INT32_MIN})
-      EXPECT_THAT(message_of<Error>([&] { tokenizer->bytes_of(id); }), HasSubstr(fmt::format("token id {} ", id)));
+    for (const std::int32_t id :
+         {-1, static_cast<std::int32_t>(tokenizer->vocab_size()), INT32_MAX, INT32_MIN})
+      EXPECT_THAT(message_of<Error>([&] { tokenizer->bytes_of(id); }),
+                  HasSubstr(fmt::format("token id {} ", id)));
 }
 
 TEST(Tokenizer, ItsFileMakesTheSameTokenizer) {
@@ -65,15 +67,18 @@ TEST(Tokenizer, ItsFileMakesTheSameTokenizer) {
     const auto again = make_tokenizer((scratch / "tokenizer.json").string());
     EXPECT_EQ(again->to_json(), tokenizer->to_json());
     EXPECT_EQ(again->vocab_size(), tokenizer->vocab_size());
-    for (std::int32_t id = 0; id < tokenizer->vocab_size(); ++id) EXPECT_EQ(again->bytes_of(id), tokenizer->bytes_of(id));
-    for (const std::string& hard : tests::hard_texts()) EXPECT_EQ(again->encode(hard), tokenizer->encode(hard));
+    for (std::int32_t id = 0; id < tokenizer->vocab_size(); ++id)
+      EXPECT_EQ(again->bytes_of(id), tokenizer->bytes_of(id));
+    for (const std::string& hard : tests::hard_texts())
+      EXPECT_EQ(again->encode(hard), tokenizer->encode(hard));
   }
 }
 
 TEST(Tokenizer, AnUnknownNameOrBrokenFileIsNamed) {
   const Scratch scratch;
   const std::string file = (scratch / "broken.json").string();
-  EXPECT_THAT(message_of<UsageError>([&] { make_tokenizer(file); }), AllOf(HasSubstr(file), HasSubstr("bytes"), HasSubstr("--train")));
+  EXPECT_THAT(message_of<UsageError>([&] { make_tokenizer(file); }),
+              AllOf(HasSubstr(file), HasSubstr("bytes"), HasSubstr("--train")));
   for (const std::string text : {"", "{\"type\": \"by", "[1]", "{}"}) {
     std::filesystem::remove(file);
     write_file_atomically(file, text);
@@ -84,14 +89,19 @@ TEST(Tokenizer, AnUnknownNameOrBrokenFileIsNamed) {
 TEST(Tokenizer, BadJsonIsNamedWithPlaceAndIndex) {
   for (const std::string& json : {"[]"s, "null"s, "\"bytes\""s, "{}"s, R"({"type": 3})"s})
     EXPECT_THAT(refusal(json), AllOf(HasSubstr("some.json"), HasSubstr("\"type\""))) << json;
-  EXPECT_THAT(refusal(R"({"type": "unigram"})"), AllOf(HasSubstr("some.json"), HasSubstr("\"unigram\""), HasSubstr("bpe, bytes")));
-  for (const std::string& json : {R"({"type": "bpe"})"s, R"({"type": "bpe", "merges": "ab"})"s, R"({"type": "bpe", "merges": {}})"s})
+  EXPECT_THAT(refusal(R"({"type": "unigram"})"),
+              AllOf(HasSubstr("some.json"), HasSubstr("\"unigram\""), HasSubstr("bpe, bytes")));
+  for (const std::string& json :
+       {R"({"type": "bpe"})"s, R"({"type": "bpe", "merges": "ab"})"s, R"({"type": "bpe", "merges": {}})"s})
     EXPECT_THAT(refusal(json), AllOf(HasSubstr("some.json"), HasSubstr("\"merges\""))) << json;
-  for (const std::string entry : {"[97,257]", "[257,97]", "[258,3]", "[97]", "[]", "[97,98,99]", "\"ab\"", "97", "null", "[97,\"b\"]", "[-1,97]",
-                                  "[97,-1]", "[1.5,97]", "[true,97]", "[97,18446744073709551615]", "[9223372036854775808,97]", "{\"0\":97,\"1\":98}"})
+  for (const std::string entry :
+       {"[97,257]", "[257,97]", "[258,3]", "[97]", "[]", "[97,98,99]", "\"ab\"", "97", "null", "[97,\"b\"]",
+        "[-1,97]", "[97,-1]", "[1.5,97]", "[true,97]", "[97,18446744073709551615]",
+        "[9223372036854775808,97]", "{\"0\":97,\"1\":98}"})
     EXPECT_THAT(refusal(R"({"type": "bpe", "merges": [[97,98],)" + entry + "]}"),
                 AllOf(HasSubstr("some.json"), HasSubstr("merge 1 is " + entry), HasSubstr("below 257")));
-  EXPECT_THAT(refusal(R"({"type": "bpe", "merges": [[97,256]]})"), AllOf(HasSubstr("merge 0 is [97,256]"), HasSubstr("below 256")));
+  EXPECT_THAT(refusal(R"({"type": "bpe", "merges": [[97,256]]})"),
+              AllOf(HasSubstr("merge 0 is [97,256]"), HasSubstr("below 256")));
 }
 
 }  // namespace

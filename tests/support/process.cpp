@@ -44,7 +44,7 @@ Process::~Process() {
 
 void Process::signal(int number) const { ::kill(child_, number); }
 
-bool Process::read_some() {
+bool Process::wait_for_more() {
   char buffer[4096];
   const ssize_t count = ::read(pipe_, buffer, sizeof buffer);
   if (count > 0) out_.append(buffer, static_cast<std::size_t>(count));
@@ -53,12 +53,12 @@ bool Process::read_some() {
 
 bool Process::wait_for(const std::string& text) {
   while (out_.find(text) == std::string::npos)
-    if (!read_some()) return false;
+    if (!wait_for_more()) return false;
   return true;
 }
 
 Finished Process::wait() {
-  while (read_some()) {
+  while (wait_for_more()) {
   }
   int status = 0;
   ::waitpid(child_, &status, 0);

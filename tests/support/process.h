@@ -23,10 +23,10 @@ class Process {
   void signal(int number) const;
   // Reads output until `text` has appeared; false when the process ends first.
   bool wait_for(const std::string& text);
-  Finished wait();  // to the end
+  bool wait_for_more();  // some output, whatever it is; false when the process ends first
+  Finished wait();       // to the end
 
  private:
-  bool read_some();
   int child_ = -1, pipe_ = -1;
   double begin_ = 0.0;
   std::string out_;
