@@ -1,5 +1,5 @@
-// Errors and the checks that throw them. A message names the place, the value and the remedy; the top level of the program
-// (trainer/main.cpp) adds rank and host, prints it once and turns the type into the exit code.
+// Errors and the checks that throw them. A message names the place, the value and the remedy; the top level
+// of the program (trainer/main.cpp) adds rank and host, prints it once and turns the type into the exit code.
 #pragma once
 
 #include <fmt/format.h>
@@ -36,15 +36,17 @@ class UsageError : public Error {
 
 }  // namespace wuneng
 
-// WN_CHECK(condition, format, values...): throws Error unless the condition holds. For states that a correct program never
-// reaches and for failures of the machine.
-#define WN_CHECK(condition, ...)                                           \
-  do {                                                                     \
-    if (!(condition)) [[unlikely]] throw ::wuneng::Error(fmt::format(__VA_ARGS__)); \
+// WN_CHECK(condition, format, values...): throws Error unless the condition holds. For states that a correct
+// program never reaches and for failures of the machine.
+#define WN_CHECK(condition, ...)                       \
+  do {                                                 \
+    if (!(condition)) [[unlikely]]                     \
+      throw ::wuneng::Error(fmt::format(__VA_ARGS__)); \
   } while (false)
 
 // WN_REQUIRE(condition, format, values...): the same for what a user hands in; throws UsageError.
-#define WN_REQUIRE(condition, ...)                                              \
-  do {                                                                          \
-    if (!(condition)) [[unlikely]] throw ::wuneng::UsageError(fmt::format(__VA_ARGS__)); \
+#define WN_REQUIRE(condition, ...)                          \
+  do {                                                      \
+    if (!(condition)) [[unlikely]]                          \
+      throw ::wuneng::UsageError(fmt::format(__VA_ARGS__)); \
   } while (false)

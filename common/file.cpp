@@ -16,7 +16,8 @@ namespace {
 
 std::string reason(int error) {
   if (error == ENOSPC) return "no space left on the disk; free some and run the same command again";
-  if (error == EACCES || error == EROFS) return std::string(std::strerror(error)) + "; choose a place that you may write to";
+  if (error == EACCES || error == EROFS)
+    return std::string(std::strerror(error)) + "; choose a place that you may write to";
   return std::strerror(error);
 }
 
@@ -41,7 +42,9 @@ MappedFile::~MappedFile() {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);

@@ -48,7 +48,8 @@ class OutputFile {
 // Throws UsageError when the file is missing or cannot be read.
 std::string read_text(const std::filesystem::path& path);
 
-// Writes beside `path`, syncs, renames into place and syncs the folder: readers see the old file or the new one, never a part.
+// Writes beside `path`, syncs, renames into place and syncs the folder: readers see the old file or the new
+// one, never a part.
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
 // Makes renames and new names in the folder survive a crash of the machine.

@@ -24,7 +24,8 @@ void log_to_file(const Logger& logger, const std::filesystem::path& file) {
     sink->set_pattern("%Y-%m-%d %H:%M:%S.%e %L %v");
     logger->sinks().push_back(std::move(sink));
   } catch (const spdlog::spdlog_ex& error) {
-    throw UsageError(fmt::format("{}: cannot write the log: {}; choose another --output", file.string(), error.what()));
+    throw UsageError(
+        fmt::format("{}: cannot write the log: {}; choose another --output", file.string(), error.what()));
   }
 }
 

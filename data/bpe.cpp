@@ -38,7 +38,8 @@ class PairCounts {
     for (const auto& [key, count] : counts_) queue_.push({count, key});
   }
 
-  // The most frequent pair; of equals the one with the smaller ids. None when no pair is left that occurs twice.
+  // The most frequent pair; of equals the one with the smaller ids. None when no pair is left that occurs
+  // twice.
   bool most_frequent(Merge& pair) {
     while (!queue_.empty()) {
       const Entry top = queue_.top();
@@ -55,7 +56,8 @@ class PairCounts {
 
   void merge(const Merge& pair, std::int32_t made) {
     std::set<std::uint64_t> changed;
-    const std::vector<std::size_t> holders(where_[key_of(pair.first, pair.second)].begin(), where_[key_of(pair.first, pair.second)].end());
+    const std::vector<std::size_t> holders(where_[key_of(pair.first, pair.second)].begin(),
+                                           where_[key_of(pair.first, pair.second)].end());
     for (const std::size_t w : holders) {
       collect(w, changed);
       add(w, -1);
@@ -82,7 +84,9 @@ class PairCounts {
   struct Entry {
     std::int64_t count;
     std::uint64_t key;
-    bool operator<(const Entry& other) const { return count != other.count ? count < other.count : key > other.key; }
+    bool operator<(const Entry& other) const {
+      return count != other.count ? count < other.count : key > other.key;
+    }
   };
 
   void add(std::size_t w, std::int64_t sign) {
@@ -106,13 +110,17 @@ class PairCounts {
 };
 
 std::vector<Merge> merges_from(const Json& json, std::string_view place) {
-  WN_REQUIRE(json.contains("merges") && json["merges"].is_array(), "{}: a bpe tokenizer needs a list \"merges\"", place);
+  WN_REQUIRE(json.contains("merges") && json["merges"].is_array(),
+             "{}: a bpe tokenizer needs a list \"merges\"", place);
   std::vector<Merge> merges;
   for (const Json& entry : json["merges"]) {
     const auto known = static_cast<std::int64_t>(256 + merges.size());
-    const auto id = [&](std::size_t i) { return entry[i].is_number_integer() ? entry[i].get<std::int64_t>() : -1; };
-    WN_REQUIRE(entry.is_array() && entry.size() == 2 && id(0) >= 0 && id(0) < known && id(1) >= 0 && id(1) < known,
-               "{}: merge {} is {}, expected two ids below {}", place, merges.size(), entry.dump(), known);
+    const auto id = [&](std::size_t i) {
+      return entry[i].is_number_integer() ? entry[i].get<std::int64_t>() : -1;
+    };
+    WN_REQUIRE(
+        entry.is_array() && entry.size() == 2 && id(0) >= 0 && id(0) < known && id(1) >= 0 && id(1) < known,
+        "{}: merge {} is {}, expected two ids below {}", place, merges.size(), entry.dump(), known);
     merges.emplace_back(static_cast<std::int32_t>(id(0)), static_cast<std::int32_t>(id(1)));
   }
   return merges;
@@ -124,12 +132,14 @@ std::vector<std::string_view> split_words(std::string_view text) {
   std::vector<std::string_view> words;
   for (std::size_t begin = 0; begin < text.size();) {
     std::size_t end = begin;
-    const bool space_in_front = text[begin] == ' ' && begin + 1 < text.size() && kind_of(text[begin + 1]) != Kind::line_break;
+    const bool space_in_front =
+        text[begin] == ' ' && begin + 1 < text.size() && kind_of(text[begin + 1]) != Kind::line_break;
     if (space_in_front) ++end;
     const Kind kind = kind_of(text[end]);
     while (end < text.size() && kind_of(text[end]) == kind) ++end;
     // A run of spaces leaves its last one to the word that follows.
-    if (kind == Kind::space && end < text.size() && end - begin > 1 && kind_of(text[end]) != Kind::line_break) --end;
+    if (kind == Kind::space && end < text.size() && end - begin > 1 && kind_of(text[end]) != Kind::line_break)
+      --end;
     words.push_back(text.substr(begin, end - begin));
     begin = end;
   }
@@ -146,7 +156,8 @@ BpeTokenizer::BpeTokenizer(std::vector<Merge> merges) : merges_(std::move(merges
   bytes_.emplace_back();  // the end of a document stands for no text
 }
 
-BpeTokenizer::BpeTokenizer(const Json& json, std::string_view place) : BpeTokenizer(merges_from(json, place)) {}
+BpeTokenizer::BpeTokenizer(const Json& json, std::string_view place)
+    : BpeTokenizer(merges_from(json, place)) {}
 
 std::vector<std::int32_t> BpeTokenizer::encode(std::string_view text) const {
   std::unordered_map<std::string_view, std::vector<std::int32_t>> known;
@@ -166,7 +177,8 @@ std::vector<std::int32_t> BpeTokenizer::encode_word(std::string_view word) const
   while (ids.size() > 1) {
     std::int32_t best = static_cast<std::int32_t>(merges_.size());
     for (std::size_t i = 0; i + 1 < ids.size(); ++i)
-      if (const auto found = rank_.find(key_of(ids[i], ids[i + 1])); found != rank_.end()) best = std::min(best, found->second);
+      if (const auto found = rank_.find(key_of(ids[i], ids[i + 1])); found != rank_.end())
+        best = std::min(best, found->second);
     if (best == static_cast<std::int32_t>(merges_.size())) break;
     PairCounts::replace(ids, merges_[best], 256 + best);
   }
@@ -174,14 +186,16 @@ std::vector<std::int32_t> BpeTokenizer::encode_word(std::string_view word) const
 }
 
 std::string_view BpeTokenizer::bytes_of(std::int32_t token) const {
-  WN_CHECK(token >= 0 && token < vocab_size(), "token id {} is outside the vocabulary 0 .. {}", token, vocab_size() - 1);
+  WN_CHECK(token >= 0 && token < vocab_size(), "token id {} is outside the vocabulary 0 .. {}", token,
+           vocab_size() - 1);
   return bytes_[static_cast<std::size_t>(token)];
 }
 
 Json BpeTokenizer::to_json() const { return {{"type", "bpe"}, {"merges", merges_}}; }
 
 std::unique_ptr<Tokenizer> train_bpe(std::string_view text, std::int64_t vocab_size) {
-  WN_REQUIRE(vocab_size >= 257 && vocab_size <= 1 << 20, "a vocabulary of {} ids was asked for; choose 257 (bytes and the end of a document) to 1048576",
+  WN_REQUIRE(vocab_size >= 257 && vocab_size <= 1 << 20,
+             "a vocabulary of {} ids was asked for; choose 257 (bytes and the end of a document) to 1048576",
              vocab_size);
   std::unordered_map<std::string_view, std::size_t> index;
   std::vector<Word> words;
@@ -195,13 +209,15 @@ std::unique_ptr<Tokenizer> train_bpe(std::string_view text, std::int64_t vocab_s
   }
   PairCounts pairs(words);
   std::vector<Merge> merges;
-  for (Merge pair; static_cast<std::int64_t>(merges.size()) < vocab_size - 257 && pairs.most_frequent(pair);) {
+  for (Merge pair;
+       static_cast<std::int64_t>(merges.size()) < vocab_size - 257 && pairs.most_frequent(pair);) {
     merges.push_back(pair);
     pairs.merge(pair, static_cast<std::int32_t>(256 + merges.size() - 1));
   }
   WN_REQUIRE(static_cast<std::int64_t>(merges.size()) == vocab_size - 257,
-             "a vocabulary of {} ids was asked for, but the text has only {} pairs worth merging; ask for {} or fewer, or give more text", vocab_size,
-             merges.size(), merges.size() + 257);
+             "a vocabulary of {} ids was asked for, but the text has only {} pairs worth merging; ask for {} "
+             "or fewer, or give more text",
+             vocab_size, merges.size(), merges.size() + 257);
   return std::make_unique<BpeTokenizer>(std::move(merges));
 }
 

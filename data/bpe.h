@@ -18,7 +18,8 @@ using Merge = std::pair<std::int32_t, std::int32_t>;  // two ids that become one
 class BpeTokenizer final : public Tokenizer {
  public:
   explicit BpeTokenizer(std::vector<Merge> merges);
-  // {"type": "bpe", "merges": [[left, right], ...]}. Throws UsageError naming `place` and the first bad merge.
+  // {"type": "bpe", "merges": [[left, right], ...]}. Throws UsageError naming `place` and the first bad
+  // merge.
   BpeTokenizer(const Json& json, std::string_view place);
 
   std::vector<std::int32_t> encode(std::string_view text) const override;
@@ -35,8 +36,9 @@ class BpeTokenizer final : public Tokenizer {
   std::vector<std::string> bytes_;                        // of every id
 };
 
-// Cuts text into words: a run of letters (bytes >= 128 count as letters), of digits, or of other signs, each with one space in front where there is one; spaces
-// beyond that and line breaks are words of their own kind. Concatenated they are the text.
+// Cuts text into words: a run of letters (bytes >= 128 count as letters), of digits, or of other signs, each
+// with one space in front where there is one; spaces beyond that and line breaks are words of their own kind.
+// Concatenated they are the text.
 std::vector<std::string_view> split_words(std::string_view text);
 
 // One character per value, for tokens that are single bytes.

@@ -6,10 +6,10 @@
 namespace wuneng::data {
 
 struct DataConfig {
-  std::string train;                 // prefix of the training corpus: PREFIX.bin and PREFIX.idx
-  std::string validation;            // prefix of the validation corpus; empty: no validation
+  std::string train;                   // prefix of the training corpus: PREFIX.bin and PREFIX.idx
+  std::string validation;              // prefix of the validation corpus; empty: no validation
   std::int64_t sequence_length = 256;  // tokens
-  bool separate_documents = true;    // attention and states never cross the start of a document
+  bool separate_documents = true;      // attention and states never cross the start of a document
 };
 
 }  // namespace wuneng::data

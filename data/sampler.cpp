@@ -15,8 +15,10 @@ namespace {
 
 constexpr int feistel_rounds = 8;  // with four, the last of a few elements stays in place too often
 
-// Fills row `row` of the batch with the T tokens from `begin` on, as far as the corpus goes; the targets are one token later.
-void fill_row(const TokenFile& corpus, std::int64_t begin, bool separate, std::int64_t row, Batch& batch, std::vector<std::int64_t>& starts) {
+// Fills row `row` of the batch with the T tokens from `begin` on, as far as the corpus goes; the targets are
+// one token later.
+void fill_row(const TokenFile& corpus, std::int64_t begin, bool separate, std::int64_t row, Batch& batch,
+              std::vector<std::int64_t>& starts) {
   const std::int64_t T = batch.tokens.size(1);
   const std::int64_t inputs = std::clamp<std::int64_t>(corpus.tokens() - 1 - begin, 0, T);
   if (inputs == 0) return;
@@ -29,7 +31,8 @@ void fill_row(const TokenFile& corpus, std::int64_t begin, bool separate, std::i
   batch.real_tokens += inputs;
   if (!separate) return;
   const auto documents = corpus.document_starts();
-  for (auto it = std::lower_bound(documents.begin(), documents.end(), begin); it != documents.end() && *it <= begin + inputs; ++it) {
+  for (auto it = std::lower_bound(documents.begin(), documents.end(), begin);
+       it != documents.end() && *it <= begin + inputs; ++it) {
     const std::int64_t t = *it - begin;
     if (t < inputs) starts.push_back(row * T + t);
     if (t == 0) continue;
@@ -40,7 +43,8 @@ void fill_row(const TokenFile& corpus, std::int64_t begin, bool separate, std::i
 
 // A batch whose row i begins at position begin(i) of the stream.
 template <class Begin>
-Batch make_batch(const TokenFile& corpus, std::int64_t rows, std::int64_t T, bool separate, const Begin& begin) {
+Batch make_batch(const TokenFile& corpus, std::int64_t rows, std::int64_t T, bool separate,
+                 const Begin& begin) {
   WN_CHECK(rows >= 1, "a batch of {} sequences was asked for", rows);
   Batch batch{at::zeros({rows, T}, at::kLong), at::full({rows, T}, -1, at::kLong), {}, 0};
   std::vector<std::int64_t> starts;
@@ -75,11 +79,17 @@ std::int64_t Permutation::operator()(std::int64_t index) const {
   return static_cast<std::int64_t>(x);
 }
 
-TrainingSampler::TrainingSampler(const TokenFile& corpus, std::int64_t sequence_length, std::uint64_t seed, bool separate_documents)
-    : corpus_(corpus), sequence_length_(sequence_length), seed_(seed), separate_documents_(separate_documents),
+TrainingSampler::TrainingSampler(const TokenFile& corpus, std::int64_t sequence_length, std::uint64_t seed,
+                                 bool separate_documents)
+    : corpus_(corpus),
+      sequence_length_(sequence_length),
+      seed_(seed),
+      separate_documents_(separate_documents),
       samples_per_epoch_((corpus.tokens() - 1) / sequence_length) {
-  WN_REQUIRE(samples_per_epoch_ >= 1, "{}: has {} tokens, too few for one sequence of data.sequence_length = {} and the token after it",
-             corpus.prefix().string(), corpus.tokens(), sequence_length);
+  WN_REQUIRE(
+      samples_per_epoch_ >= 1,
+      "{}: has {} tokens, too few for one sequence of data.sequence_length = {} and the token after it",
+      corpus.prefix().string(), corpus.tokens(), sequence_length);
 }
 
 Batch TrainingSampler::batch(std::int64_t first, std::int64_t count) const {
@@ -90,10 +100,14 @@ Batch TrainingSampler::batch(std::int64_t first, std::int64_t count) const {
   });
 }
 
-EvaluationSampler::EvaluationSampler(const TokenFile& corpus, std::int64_t sequence_length, bool separate_documents)
-    : corpus_(corpus), sequence_length_(sequence_length), separate_documents_(separate_documents),
+EvaluationSampler::EvaluationSampler(const TokenFile& corpus, std::int64_t sequence_length,
+                                     bool separate_documents)
+    : corpus_(corpus),
+      sequence_length_(sequence_length),
+      separate_documents_(separate_documents),
       samples_((corpus.tokens() - 1 + sequence_length - 1) / sequence_length) {
-  WN_REQUIRE(samples_ >= 1, "{}: has {} token, so there is nothing to predict", corpus.prefix().string(), corpus.tokens());
+  WN_REQUIRE(samples_ >= 1, "{}: has {} token, so there is nothing to predict", corpus.prefix().string(),
+             corpus.tokens());
 }
 
 Batch EvaluationSampler::batch(std::int64_t first, std::int64_t count) const {

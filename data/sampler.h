@@ -1,5 +1,5 @@
-// Which tokens make up sample number n of a run: a pure function of (corpus, seed, n), so the position in the data is one
-// integer and never depends on the number of ranks.
+// Which tokens make up sample number n of a run: a pure function of (corpus, seed, n), so the position in the
+// data is one integer and never depends on the number of ranks.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,7 +10,8 @@
 
 namespace wuneng::data {
 
-// A bijection of [0, size) computed without a table: a Feistel network on the next even power of two, walked until inside.
+// A bijection of [0, size) computed without a table: a Feistel network on the next even power of two, walked
+// until inside.
 class Permutation {
  public:
   Permutation(std::int64_t size, std::uint64_t key);
@@ -26,16 +27,19 @@ class Permutation {
 struct Batch {
   at::Tensor tokens;           // [B, T] int64
   at::Tensor targets;          // [B, T] int64: the next token, or -1 where there is no real token to predict
-  at::Tensor document_starts;  // [D] int64, positions b*T + t where a document begins inside a row or at its first token; see wkv7.h
+  at::Tensor document_starts;  // [D] int64, positions b*T + t where a document begins inside a row or at its
+                               // first token; see wkv7.h
   std::int64_t real_tokens = 0;  // targets that are not -1
 };
 
-// Training: the corpus cut into sequences of T tokens, visited once per epoch in an order that changes every epoch.
+// Training: the corpus cut into sequences of T tokens, visited once per epoch in an order that changes every
+// epoch.
 class TrainingSampler {
  public:
-  // `separate_documents`: list document starts and do not predict a document's first token from the document before it.
-  // Throws UsageError when the corpus is shorter than one sequence.
-  TrainingSampler(const TokenFile& corpus, std::int64_t sequence_length, std::uint64_t seed, bool separate_documents);
+  // `separate_documents`: list document starts and do not predict a document's first token from the document
+  // before it. Throws UsageError when the corpus is shorter than one sequence.
+  TrainingSampler(const TokenFile& corpus, std::int64_t sequence_length, std::uint64_t seed,
+                  bool separate_documents);
 
   std::int64_t samples_per_epoch() const { return samples_per_epoch_; }
   // Samples [first, first + count) of the run (counted over all epochs) as one micro-batch.
@@ -49,13 +53,15 @@ class TrainingSampler {
   std::int64_t samples_per_epoch_;
 };
 
-// Evaluation: the corpus in order, every token predicted exactly once; the last sequences are padded with target -1.
+// Evaluation: the corpus in order, every token predicted exactly once; the last sequences are padded with
+// target -1.
 class EvaluationSampler {
  public:
   EvaluationSampler(const TokenFile& corpus, std::int64_t sequence_length, bool separate_documents);
 
   std::int64_t samples() const { return samples_; }
-  Batch batch(std::int64_t first, std::int64_t count) const;  // indices from samples() on give empty (all padding) rows
+  Batch batch(std::int64_t first,
+              std::int64_t count) const;  // indices from samples() on give empty (all padding) rows
 
  private:
   const TokenFile& corpus_;

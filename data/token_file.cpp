@@ -19,15 +19,22 @@ enum TypeCode : std::uint8_t { u8 = 1, i32 = 4, i64 = 5, u16 = 8 };
 
 int bytes_of_code(std::uint8_t code) {
   switch (code) {
-    case u8: return 1;
-    case u16: return 2;
-    case i32: return 4;
-    case i64: return 8;
-    default: return 0;
+    case u8:
+      return 1;
+    case u16:
+      return 2;
+    case i32:
+      return 4;
+    case i64:
+      return 8;
+    default:
+      return 0;
   }
 }
 
-std::filesystem::path with_suffix(const std::filesystem::path& prefix, const char* suffix) { return prefix.string() + suffix; }
+std::filesystem::path with_suffix(const std::filesystem::path& prefix, const char* suffix) {
+  return prefix.string() + suffix;
+}
 
 constexpr const char* remedy = "; make the corpus again with wuneng tokenize";
 
@@ -41,26 +48,35 @@ T read_at(std::span<const std::byte> bytes, std::size_t offset) {
 // The tables of an index, checked against its length.
 struct Index {
   explicit Index(const MappedFile& file) : name(file.path().string()), bytes(file.bytes()) {
-    WN_REQUIRE(bytes.size() >= header_bytes, "{}: {} bytes are too few for the header of {}{}", name, bytes.size(), header_bytes, remedy);
+    WN_REQUIRE(bytes.size() >= header_bytes, "{}: {} bytes are too few for the header of {}{}", name,
+               bytes.size(), header_bytes, remedy);
     WN_REQUIRE(std::memcmp(bytes.data(), magic.data(), magic.size()) == 0,
                "{}: does not begin with MMIDIDX: it is not a Megatron index{}", name, remedy);
     const auto version = read_at<std::uint64_t>(bytes, 9);
-    WN_REQUIRE(version == format_version, "{}: version {} is not known, only {}{}", name, version, format_version, remedy);
+    WN_REQUIRE(version == format_version, "{}: version {} is not known, only {}{}", name, version,
+               format_version, remedy);
     code = read_at<std::uint8_t>(bytes, 17);
-    WN_REQUIRE(bytes_of_code(code) > 0, "{}: token type {} is none of 1 (u8), 4 (i32), 5 (i64), 8 (u16){}", name, code, remedy);
+    WN_REQUIRE(bytes_of_code(code) > 0, "{}: token type {} is none of 1 (u8), 4 (i32), 5 (i64), 8 (u16){}",
+               name, code, remedy);
     const auto s = read_at<std::uint64_t>(bytes, 18), d = read_at<std::uint64_t>(bytes, 26);
-    // Compared without multiplying first, so that absurd counts cannot overflow. An optional byte per sequence may follow.
+    // Compared without multiplying first, so that absurd counts cannot overflow. An optional byte per
+    // sequence may follow.
     const std::size_t rest = bytes.size() - header_bytes;
-    const bool fits = s <= rest / 12 && d <= rest / 8 && d >= 1 &&
-                      (rest == 12 * s + 8 * d || rest == 13 * s + 8 * d);
-    WN_REQUIRE(fits, "{}: {} sequences and {} document entries do not fit its {} bytes{}", name, s, d, bytes.size(), remedy);
+    const bool fits =
+        s <= rest / 12 && d <= rest / 8 && d >= 1 && (rest == 12 * s + 8 * d || rest == 13 * s + 8 * d);
+    WN_REQUIRE(fits, "{}: {} sequences and {} document entries do not fit its {} bytes{}", name, s, d,
+               bytes.size(), remedy);
     sequences = static_cast<std::int64_t>(s);
     document_entries = static_cast<std::int64_t>(d);
   }
 
   std::int64_t length(std::int64_t i) const { return read_at<std::int32_t>(bytes, header_bytes + 4 * i); }
-  std::int64_t offset(std::int64_t i) const { return read_at<std::int64_t>(bytes, header_bytes + 4 * sequences + 8 * i); }
-  std::int64_t document(std::int64_t i) const { return read_at<std::int64_t>(bytes, header_bytes + 12 * sequences + 8 * i); }
+  std::int64_t offset(std::int64_t i) const {
+    return read_at<std::int64_t>(bytes, header_bytes + 4 * sequences + 8 * i);
+  }
+  std::int64_t document(std::int64_t i) const {
+    return read_at<std::int64_t>(bytes, header_bytes + 12 * sequences + 8 * i);
+  }
 
   std::string name;
   std::span<const std::byte> bytes;
@@ -68,32 +84,40 @@ struct Index {
   std::int64_t sequences = 0, document_entries = 0;
 };
 
-// Lengths and offsets must describe the .bin from its first byte to its last, without gaps. Returns each sequence's first token, and the end.
+// Lengths and offsets must describe the .bin from its first byte to its last, without gaps. Returns each
+// sequence's first token, and the end.
 std::vector<std::int64_t> sequence_starts(const Index& index, std::size_t bin_bytes) {
   const std::int64_t width = bytes_of_code(index.code);
   std::vector<std::int64_t> starts{0};
   for (std::int64_t i = 0; i < index.sequences; ++i) {
-    WN_REQUIRE(index.length(i) >= 0, "{}: sequence {} has length {}{}", index.name, i, index.length(i), remedy);
-    WN_REQUIRE(index.offset(i) == starts.back() * width, "{}: sequence {} begins at byte {}, expected {}{}", index.name, i, index.offset(i),
-               starts.back() * width, remedy);
+    WN_REQUIRE(index.length(i) >= 0, "{}: sequence {} has length {}{}", index.name, i, index.length(i),
+               remedy);
+    WN_REQUIRE(index.offset(i) == starts.back() * width, "{}: sequence {} begins at byte {}, expected {}{}",
+               index.name, i, index.offset(i), starts.back() * width, remedy);
     starts.push_back(starts.back() + index.length(i));
   }
   const auto expected = static_cast<std::uint64_t>(starts.back()) * static_cast<std::uint64_t>(width);
-  WN_REQUIRE(expected == bin_bytes, "{}: describes {} bytes of tokens, but the .bin beside it has {}: one of them is cut or of another corpus{}",
+  WN_REQUIRE(expected == bin_bytes,
+             "{}: describes {} bytes of tokens, but the .bin beside it has {}: one of them is cut or of "
+             "another corpus{}",
              index.name, expected, bin_bytes, remedy);
   return starts;
 }
 
 std::vector<std::int64_t> document_starts_of(const Index& index, const std::vector<std::int64_t>& sequences) {
   std::vector<std::int64_t> starts;
-  WN_REQUIRE(index.document(0) == 0, "{}: document 0 begins with sequence {}, expected 0{}", index.name, index.document(0), remedy);
+  WN_REQUIRE(index.document(0) == 0, "{}: document 0 begins with sequence {}, expected 0{}", index.name,
+             index.document(0), remedy);
   for (std::int64_t d = 1; d < index.document_entries; ++d) {
     const std::int64_t first = index.document(d - 1), last = index.document(d);
-    WN_REQUIRE(last >= first && last <= index.sequences, "{}: document entry {} is sequence {}, expected {} .. {}{}", index.name, d, last, first,
+    WN_REQUIRE(last >= first && last <= index.sequences,
+               "{}: document entry {} is sequence {}, expected {} .. {}{}", index.name, d, last, first,
                index.sequences, remedy);
-    if (sequences[last] > sequences[first]) starts.push_back(sequences[first]);  // documents without tokens leave no trace
+    if (sequences[last] > sequences[first])
+      starts.push_back(sequences[first]);  // documents without tokens leave no trace
   }
-  WN_REQUIRE(index.document(index.document_entries - 1) == index.sequences, "{}: the last document ends at sequence {}, expected {}{}", index.name,
+  WN_REQUIRE(index.document(index.document_entries - 1) == index.sequences,
+             "{}: the last document ends at sequence {}, expected {}{}", index.name,
              index.document(index.document_entries - 1), index.sequences, remedy);
   WN_REQUIRE(!starts.empty(), "{}: the corpus is empty{}", index.name, remedy);
   return starts;
@@ -110,50 +134,62 @@ void widen(const std::byte* from, std::span<std::int64_t> out) {
 
 }  // namespace
 
-TokenFile::TokenFile(const std::filesystem::path& prefix, std::int64_t vocab_size) : prefix_(prefix), bin_(with_suffix(prefix, ".bin")) {
+TokenFile::TokenFile(const std::filesystem::path& prefix, std::int64_t vocab_size)
+    : prefix_(prefix), bin_(with_suffix(prefix, ".bin")) {
   const MappedFile idx(with_suffix(prefix, ".idx"));
   const Index index(idx);
   bytes_per_token_ = bytes_of_code(index.code);
   const std::vector<std::int64_t> sequences = sequence_starts(index, bin_.bytes().size());
   tokens_ = sequences.back();
   document_starts_ = document_starts_of(index, sequences);
-  hash_ = hash_bytes(bin_.bytes().data(), bin_.bytes().size(), hash_bytes(idx.bytes().data(), idx.bytes().size()));
+  hash_ = hash_bytes(bin_.bytes().data(), bin_.bytes().size(),
+                     hash_bytes(idx.bytes().data(), idx.bytes().size()));
   if (vocab_size <= 0) return;
   std::vector<std::int64_t> piece(1 << 16);
   for (std::int64_t begin = 0; begin < tokens_; begin += static_cast<std::int64_t>(piece.size())) {
-    const std::span<std::int64_t> part(piece.data(), static_cast<std::size_t>(std::min<std::int64_t>(piece.size(), tokens_ - begin)));
+    const std::span<std::int64_t> part(
+        piece.data(), static_cast<std::size_t>(std::min<std::int64_t>(piece.size(), tokens_ - begin)));
     read(begin, part);
     for (std::size_t i = 0; i < part.size(); ++i)
       WN_REQUIRE(part[i] >= 0 && part[i] < vocab_size,
-                 "{}: token {} has id {}, outside the vocabulary 0 .. {}; set model.vocab_size to the tokenizer's size", bin_.path().string(),
-                 begin + static_cast<std::int64_t>(i), part[i], vocab_size - 1);
+                 "{}: token {} has id {}, outside the vocabulary 0 .. {}; set model.vocab_size to the "
+                 "tokenizer's size",
+                 bin_.path().string(), begin + static_cast<std::int64_t>(i), part[i], vocab_size - 1);
   }
 }
 
 void TokenFile::read(std::int64_t begin, std::span<std::int64_t> out) const {
   const auto count = static_cast<std::int64_t>(out.size());
-  WN_CHECK(begin >= 0 && count <= tokens_ - begin, "{}: tokens {} .. {} are asked for, but there are {}", bin_.path().string(), begin,
-           begin + count - 1, tokens_);
+  WN_CHECK(begin >= 0 && count <= tokens_ - begin, "{}: tokens {} .. {} are asked for, but there are {}",
+           bin_.path().string(), begin, begin + count - 1, tokens_);
   const std::byte* from = bin_.bytes().data() + begin * bytes_per_token_;
   switch (bytes_per_token_) {
-    case 1: return widen<std::uint8_t>(from, out);
-    case 2: return widen<std::uint16_t>(from, out);
-    case 4: return widen<std::int32_t>(from, out);
-    default: return widen<std::int64_t>(from, out);
+    case 1:
+      return widen<std::uint8_t>(from, out);
+    case 2:
+      return widen<std::uint16_t>(from, out);
+    case 4:
+      return widen<std::int32_t>(from, out);
+    default:
+      return widen<std::int64_t>(from, out);
   }
 }
 
 TokenFileWriter::TokenFileWriter(const std::filesystem::path& prefix, std::int64_t vocab_size)
-    : prefix_(prefix), bin_([&] {
+    : prefix_(prefix),
+      bin_([&] {
         if (prefix.has_parent_path()) make_folder(prefix.parent_path());
-        std::filesystem::remove(with_suffix(prefix, ".idx"));  // an index must never describe another corpus' tokens
+        std::filesystem::remove(
+            with_suffix(prefix, ".idx"));  // an index must never describe another corpus' tokens
         return OutputFile(with_suffix(prefix, ".bin"));
       }()),
       bytes_per_token_(vocab_size <= 65536 ? 2 : 4) {}
 
 void TokenFileWriter::add_document(std::span<const std::int32_t> tokens) {
-  WN_CHECK(!tokens.empty() && tokens.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()),
-           "{}: document {} has {} tokens, expected 1 .. 2^31 - 1", prefix_.string(), lengths_.size(), tokens.size());
+  WN_CHECK(
+      !tokens.empty() && tokens.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()),
+      "{}: document {} has {} tokens, expected 1 .. 2^31 - 1", prefix_.string(), lengths_.size(),
+      tokens.size());
   lengths_.push_back(static_cast<std::int32_t>(tokens.size()));
   if (bytes_per_token_ == 4) return bin_.write(tokens.data(), tokens.size_bytes());
   const std::vector<std::uint16_t> narrow(tokens.begin(), tokens.end());
@@ -163,7 +199,9 @@ void TokenFileWriter::add_document(std::span<const std::int32_t> tokens) {
 void TokenFileWriter::finish() {
   bin_.sync_and_close();
   std::string index(magic.begin(), magic.end());
-  const auto append = [&](const auto& value) { index.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  const auto append = [&](const auto& value) {
+    index.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
   append(format_version);
   append(static_cast<std::uint8_t>(bytes_per_token_ == 2 ? u16 : i32));
   append(static_cast<std::uint64_t>(lengths_.size()));

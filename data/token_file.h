@@ -1,6 +1,7 @@
-// Tokenised corpora on disk, in Megatron-LM's indexed format: PREFIX.bin holds the raw tokens, PREFIX.idx their layout
-// (all little-endian: "MMIDIDX\0\0", u64 version 1, u8 dtype code, u64 sequences S, u64 document entries D, i32[S] lengths,
-// i64[S] byte offsets, i64[D] first sequence of each document). PREFIX.tokenizer.json says which tokenizer wrote the ids.
+// Tokenised corpora on disk, in Megatron-LM's indexed format: PREFIX.bin holds the raw tokens, PREFIX.idx
+// their layout (all little-endian: "MMIDIDX\0\0", u64 version 1, u8 dtype code, u64 sequences S, u64 document
+// entries D, i32[S] lengths, i64[S] byte offsets, i64[D] first sequence of each document).
+// PREFIX.tokenizer.json says which tokenizer wrote the ids.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,9 @@ namespace wuneng::data {
 // A corpus mapped into memory, seen as one stream of tokens in which documents follow each other.
 class TokenFile {
  public:
-  // Checks magic, version, dtype, sizes, offsets and document table against each other and against the length of the .bin;
-  // and, with a vocabulary size, every token id. Throws UsageError with file, place, value and remedy.
+  // Checks magic, version, dtype, sizes, offsets and document table against each other and against the length
+  // of the .bin; and, with a vocabulary size, every token id. Throws UsageError with file, place, value and
+  // remedy.
   explicit TokenFile(const std::filesystem::path& prefix, std::int64_t vocab_size = 0);
 
   std::int64_t tokens() const { return tokens_; }
@@ -41,7 +43,8 @@ class TokenFile {
   std::uint64_t hash_ = 0;
 };
 
-// Writes a corpus document by document. finish() puts PREFIX.idx in place last: without it the corpus does not exist.
+// Writes a corpus document by document. finish() puts PREFIX.idx in place last: without it the corpus does
+// not exist.
 class TokenFileWriter {
  public:
   // u16 tokens when the vocabulary has at most 65,536 ids, else i32.

@@ -19,7 +19,8 @@ class ByteTokenizer final : public Tokenizer {
   }
   std::string_view bytes_of(std::int32_t token) const override {
     WN_CHECK(token >= 0 && token <= 256, "token id {} is outside the vocabulary 0 .. 256", token);
-    return token == 256 ? std::string_view() : std::string_view(&single_bytes()[static_cast<std::size_t>(token)], 1);
+    return token == 256 ? std::string_view()
+                        : std::string_view(&single_bytes()[static_cast<std::size_t>(token)], 1);
   }
   std::int64_t vocab_size() const override { return 257; }
   std::int32_t end_of_document() const override { return 256; }
@@ -44,7 +45,8 @@ std::string Tokenizer::decode(std::span<const std::int32_t> tokens) const {
 }
 
 std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& json, std::string_view place) {
-  WN_REQUIRE(json.is_object() && json.contains("type") && json["type"].is_string(), "{}: is not a tokenizer: it has no \"type\"", place);
+  WN_REQUIRE(json.is_object() && json.contains("type") && json["type"].is_string(),
+             "{}: is not a tokenizer: it has no \"type\"", place);
   const auto type = json["type"].get<std::string>();
   if (type == "bytes") return std::make_unique<ByteTokenizer>();
   if (type == "bpe") return std::make_unique<BpeTokenizer>(json, place);
@@ -54,7 +56,8 @@ std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& json, std::string_vie
 std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name_or_file) {
   if (name_or_file == "bytes") return std::make_unique<ByteTokenizer>();
   WN_REQUIRE(std::filesystem::exists(name_or_file),
-             "tokenizer {}: there is no such file, and no tokenizer of this name; give bytes, or the JSON file of a tokenizer (learn one "
+             "tokenizer {}: there is no such file, and no tokenizer of this name; give bytes, or the JSON "
+             "file of a tokenizer (learn one "
              "with wuneng tokenize --train SIZE --output FILE.json TEXT...)",
              name_or_file);
   return tokenizer_from_json(read_json(name_or_file), name_or_file);

@@ -25,19 +25,21 @@ WUNENG_INLINE T row_log_sum(const T* logits, std::int64_t V) {
   return most + std::log(lane_sum<T>(V, [&](std::int64_t j) { return exponential(logits[j] - most); }));
 }
 
-#define WUNENG_CROSS_ENTROPY_ROWS(T)                                                                                            \
-  WUNENG_SIMD T log_sum(const T* logits, std::int64_t V) { return row_log_sum(logits, V); }                                     \
-  WUNENG_SIMD void softmax_gradient(const T* logits, T log_sum, std::int64_t target, T g, std::int64_t vocab, std::int64_t V, T* d) { \
-    for (std::int64_t i = 0; i < vocab; ++i) d[i] = g * exponential(logits[i] - log_sum);                                       \
-    for (std::int64_t i = vocab; i < V; ++i) d[i] = T(0);                                                                       \
-    d[target] -= g;                                                                                                             \
+#define WUNENG_CROSS_ENTROPY_ROWS(T)                                                        \
+  WUNENG_SIMD T log_sum(const T* logits, std::int64_t V) { return row_log_sum(logits, V); } \
+  WUNENG_SIMD void softmax_gradient(const T* logits, T log_sum, std::int64_t target, T g,   \
+                                    std::int64_t vocab, std::int64_t V, T* d) {             \
+    for (std::int64_t i = 0; i < vocab; ++i) d[i] = g * exponential(logits[i] - log_sum);   \
+    for (std::int64_t i = vocab; i < V; ++i) d[i] = T(0);                                   \
+    d[target] -= g;                                                                         \
   }
 WUNENG_CROSS_ENTROPY_ROWS(float)
 WUNENG_CROSS_ENTROPY_ROWS(double)
 #undef WUNENG_CROSS_ENTROPY_ROWS
 
 struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& logits, const at::Tensor& targets, std::int64_t vocab) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& logits, const at::Tensor& targets,
+                            std::int64_t vocab) {
     const std::int64_t n = logits.size(0), V = logits.size(1);
     const at::Tensor losses = at::empty({n}, logits.options()), log_sums = at::empty({n}, logits.options());
     const auto* target = targets.const_data_ptr<std::int64_t>();
@@ -84,14 +86,16 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, std::int64_t vocab_size) {
   WN_CHECK(logits.dim() == 2, "cross_entropy: logits have shape {}, expected [n, V]", shape_text(logits));
   check_input("cross_entropy", "logits", logits, logits.sizes(), logits);
-  WN_CHECK(vocab_size >= 1 && vocab_size <= logits.size(1), "cross_entropy: vocab_size = {} with logits of shape {}", vocab_size,
-           shape_text(logits));
-  WN_CHECK(targets.defined() && targets.device().is_cpu() && targets.is_contiguous() && targets.scalar_type() == at::kLong &&
-               targets.dim() == 1 && targets.size(0) == logits.size(0),
-           "cross_entropy: targets have shape {}, expected {} contiguous int64 on the CPU", shape_text(targets), logits.size(0));
+  WN_CHECK(vocab_size >= 1 && vocab_size <= logits.size(1),
+           "cross_entropy: vocab_size = {} with logits of shape {}", vocab_size, shape_text(logits));
+  WN_CHECK(targets.defined() && targets.device().is_cpu() && targets.is_contiguous() &&
+               targets.scalar_type() == at::kLong && targets.dim() == 1 && targets.size(0) == logits.size(0),
+           "cross_entropy: targets have shape {}, expected {} contiguous int64 on the CPU",
+           shape_text(targets), logits.size(0));
   const auto* target = targets.const_data_ptr<std::int64_t>();
   for (std::int64_t i = 0; i < targets.numel(); ++i)
-    WN_CHECK(target[i] < vocab_size, "cross_entropy: target {} at row {} is outside the vocabulary of {}", target[i], i, vocab_size);
+    WN_CHECK(target[i] < vocab_size, "cross_entropy: target {} at row {} is outside the vocabulary of {}",
+             target[i], i, vocab_size);
   return CrossEntropy::apply(logits, targets, vocab_size);
 }
 

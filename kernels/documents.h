@@ -1,4 +1,5 @@
-// The table of document starts that several operators take: int64 on the CPU [D], strictly increasing positions b*T + t; undefined or empty: none.
+// The table of document starts that several operators take: int64 on the CPU [D], strictly increasing
+// positions b*T + t; undefined or empty: none.
 #pragma once
 
 #include <ATen/core/Tensor.h>

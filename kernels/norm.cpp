@@ -21,7 +21,8 @@ struct Sizes {
 };
 
 template <class T, bool centred>
-WUNENG_INLINE void normalise_row(const T* x, const T* weight, const T* bias, std::int64_t N, double eps, T* y, T* stats) {
+WUNENG_INLINE void normalise_row(const T* x, const T* weight, const T* bias, std::int64_t N, double eps, T* y,
+                                 T* stats) {
   const T mean = centred ? lane_sum<T>(N, [&](std::int64_t i) { return x[i]; }) / T(N) : T(0);
   const T variance = lane_sum<T>(N, [&](std::int64_t i) { return (x[i] - mean) * (x[i] - mean); }) / T(N);
   const T scale = T(1) / std::sqrt(variance + T(eps));
@@ -32,11 +33,14 @@ WUNENG_INLINE void normalise_row(const T* x, const T* weight, const T* bias, std
 
 // dx of one row, and the row's share of the gradients of weight and bias added to theirs.
 template <class T, bool centred>
-WUNENG_INLINE void differentiate_row(const T* dy, const T* x, const T* weight, const T* stats, std::int64_t N, T* dx, T* dweight, T* dbias) {
+WUNENG_INLINE void differentiate_row(const T* dy, const T* x, const T* weight, const T* stats, std::int64_t N,
+                                     T* dx, T* dweight, T* dbias) {
   const T scale = stats[0], mean = centred ? stats[1] : T(0);
-  const T projection = lane_sum<T>(N, [&](std::int64_t i) { return dy[i] * weight[i] * (x[i] - mean); }) * scale * scale / T(N);
+  const T projection = lane_sum<T>(N, [&](std::int64_t i) { return dy[i] * weight[i] * (x[i] - mean); }) *
+                       scale * scale / T(N);
   const T shift = centred ? lane_sum<T>(N, [&](std::int64_t i) { return dy[i] * weight[i]; }) / T(N) : T(0);
-  for (std::int64_t i = 0; i < N; ++i) dx[i] = scale * (dy[i] * weight[i] - shift - (x[i] - mean) * projection);
+  for (std::int64_t i = 0; i < N; ++i)
+    dx[i] = scale * (dy[i] * weight[i] - shift - (x[i] - mean) * projection);
   for (std::int64_t i = 0; i < N; ++i) dweight[i] += dy[i] * (x[i] - mean) * scale;
   if (centred)
     for (std::int64_t i = 0; i < N; ++i) dbias[i] += dy[i];
@@ -45,33 +49,38 @@ WUNENG_INLINE void differentiate_row(const T* dy, const T* x, const T* weight, c
 // ------------------------------------------------------------ rows of tokens ----
 
 template <class T, bool centred>
-WUNENG_INLINE void normalise(const T* x, const T* weight, const T* bias, const Sizes& s, std::int64_t first, std::int64_t last, T* y, T* stats) {
+WUNENG_INLINE void normalise(const T* x, const T* weight, const T* bias, const Sizes& s, std::int64_t first,
+                             std::int64_t last, T* y, T* stats) {
   constexpr int kept = centred ? 2 : 1;
   for (std::int64_t row = first * s.H; row < last * s.H; ++row) {
     const std::int64_t h = (row % s.H) * s.N;
-    normalise_row<T, centred>(x + row * s.N, weight + h, bias + h, s.N, s.eps, y + row * s.N, stats + row * kept);
+    normalise_row<T, centred>(x + row * s.N, weight + h, bias + h, s.N, s.eps, y + row * s.N,
+                              stats + row * kept);
   }
 }
 
 template <class T, bool centred>
-WUNENG_INLINE void differentiate(const T* dy, const T* x, const T* weight, const T* stats, const Sizes& s, std::int64_t first,
-                                 std::int64_t last, T* dx, T* dweight, T* dbias) {
+WUNENG_INLINE void differentiate(const T* dy, const T* x, const T* weight, const T* stats, const Sizes& s,
+                                 std::int64_t first, std::int64_t last, T* dx, T* dweight, T* dbias) {
   constexpr int kept = centred ? 2 : 1;
   for (std::int64_t row = first * s.H; row < last * s.H; ++row) {
     const std::int64_t h = (row % s.H) * s.N;
-    differentiate_row<T, centred>(dy + row * s.N, x + row * s.N, weight + h, stats + row * kept, s.N, dx + row * s.N, dweight + h, dbias + h);
+    differentiate_row<T, centred>(dy + row * s.N, x + row * s.N, weight + h, stats + row * kept, s.N,
+                                  dx + row * s.N, dweight + h, dbias + h);
   }
 }
 
-#define WUNENG_NORM_ROWS(T)                                                                                                          \
-  WUNENG_SIMD void norm_rows(bool centred, const T* x, const T* w, const T* b, const Sizes& s, std::int64_t first, std::int64_t last, \
-                             T* y, T* stats) {                                                                                        \
-    centred ? normalise<T, true>(x, w, b, s, first, last, y, stats) : normalise<T, false>(x, w, b, s, first, last, y, stats);         \
-  }                                                                                                                                   \
-  WUNENG_SIMD void norm_rows_backward(bool centred, const T* dy, const T* x, const T* w, const T* stats, const Sizes& s,              \
-                                      std::int64_t first, std::int64_t last, T* dx, T* dw, T* db) {                                   \
-    centred ? differentiate<T, true>(dy, x, w, stats, s, first, last, dx, dw, db)                                                     \
-            : differentiate<T, false>(dy, x, w, stats, s, first, last, dx, dw, db);                                                   \
+#define WUNENG_NORM_ROWS(T)                                                                                \
+  WUNENG_SIMD void norm_rows(bool centred, const T* x, const T* w, const T* b, const Sizes& s,             \
+                             std::int64_t first, std::int64_t last, T* y, T* stats) {                      \
+    centred ? normalise<T, true>(x, w, b, s, first, last, y, stats)                                        \
+            : normalise<T, false>(x, w, b, s, first, last, y, stats);                                      \
+  }                                                                                                        \
+  WUNENG_SIMD void norm_rows_backward(bool centred, const T* dy, const T* x, const T* w, const T* stats,   \
+                                      const Sizes& s, std::int64_t first, std::int64_t last, T* dx, T* dw, \
+                                      T* db) {                                                             \
+    centred ? differentiate<T, true>(dy, x, w, stats, s, first, last, dx, dw, db)                          \
+            : differentiate<T, false>(dy, x, w, stats, s, first, last, dx, dw, db);                        \
   }
 WUNENG_NORM_ROWS(float)
 WUNENG_NORM_ROWS(double)
@@ -115,9 +124,11 @@ struct NormFunction : torch::autograd::Function<NormFunction> {
     at::Tensor weight_gradient, bias_gradient;
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "norm_backward", [&] {
       for_row_blocks(s.tokens, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
-        norm_rows_backward(centred, dy.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(),
-                           stats.const_data_ptr<scalar_t>(), s, first, last, dx.mutable_data_ptr<scalar_t>(),
-                           dw.mutable_data_ptr<scalar_t>() + block * dw.size(1), db.mutable_data_ptr<scalar_t>() + block * db.size(1));
+        norm_rows_backward(centred, dy.const_data_ptr<scalar_t>(), x.const_data_ptr<scalar_t>(),
+                           weight.const_data_ptr<scalar_t>(), stats.const_data_ptr<scalar_t>(), s, first,
+                           last, dx.mutable_data_ptr<scalar_t>(),
+                           dw.mutable_data_ptr<scalar_t>() + block * dw.size(1),
+                           db.mutable_data_ptr<scalar_t>() + block * db.size(1));
       });
       weight_gradient = sum_blocks<scalar_t>(dw).view(weight.sizes());
       if (centred) bias_gradient = sum_blocks<scalar_t>(db).view(weight.sizes());

@@ -1,5 +1,5 @@
-// Normalisation over the last dimension. CPU, float32 and float64, forward and backward; statistics are kept, not
-// normalised activations. Bits do not depend on the number of threads.
+// Normalisation over the last dimension. CPU, float32 and float64, forward and backward; statistics are kept,
+// not normalised activations. Bits do not depend on the number of threads.
 #pragma once
 
 #include <ATen/core/Tensor.h>

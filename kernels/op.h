@@ -1,4 +1,5 @@
-// What the checked front of every operator needs: messages with the values, and loops over rows whose sums do not depend on threads.
+// What the checked front of every operator needs: messages with the values, and loops over rows whose sums do
+// not depend on threads.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -19,17 +20,21 @@ inline std::string shape_text(const at::Tensor& x) {
 }
 
 // Checks shape, dtype (that of `like`, when given), device and layout of an operator's input.
-inline void check_input(const char* op, const char* name, const at::Tensor& x, at::IntArrayRef shape, const at::Tensor& like) {
-  WN_CHECK(x.defined() && x.sizes() == shape, "{}: {} has shape {}, expected [{}]", op, name, shape_text(x), fmt::join(shape, ", "));
+inline void check_input(const char* op, const char* name, const at::Tensor& x, at::IntArrayRef shape,
+                        const at::Tensor& like) {
+  WN_CHECK(x.defined() && x.sizes() == shape, "{}: {} has shape {}, expected [{}]", op, name, shape_text(x),
+           fmt::join(shape, ", "));
   WN_CHECK(x.device().is_cpu(), "{}: {} is on {}, expected the CPU", op, name, x.device().str());
-  WN_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble, "{}: {} has dtype {}, expected float32 or float64", op, name,
-           c10::toString(x.scalar_type()));
-  WN_CHECK(x.scalar_type() == like.scalar_type(), "{}: {} has dtype {}, expected {} as the first input", op, name,
-           c10::toString(x.scalar_type()), c10::toString(like.scalar_type()));
-  WN_CHECK(x.is_contiguous(), "{}: {} is not contiguous (shape {}, strides [{}])", op, name, shape_text(x), fmt::join(x.strides(), ", "));
+  WN_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
+           "{}: {} has dtype {}, expected float32 or float64", op, name, c10::toString(x.scalar_type()));
+  WN_CHECK(x.scalar_type() == like.scalar_type(), "{}: {} has dtype {}, expected {} as the first input", op,
+           name, c10::toString(x.scalar_type()), c10::toString(like.scalar_type()));
+  WN_CHECK(x.is_contiguous(), "{}: {} is not contiguous (shape {}, strides [{}])", op, name, shape_text(x),
+           fmt::join(x.strides(), ", "));
 }
 
-// Rows per block. Blocks are the unit of parallel work and of summation: fixed, so that sums over rows keep their bits whatever the threads.
+// Rows per block. Blocks are the unit of parallel work and of summation: fixed, so that sums over rows keep
+// their bits whatever the threads.
 constexpr std::int64_t row_block = 32;
 
 inline std::int64_t row_blocks(std::int64_t rows) { return (rows + row_block - 1) / row_block; }
@@ -55,7 +60,9 @@ at::Tensor sum_blocks(const at::Tensor& partial) {
 }
 
 // Autograd functions take a tensor that may be undefined as an optional.
-inline std::optional<at::Tensor> optional(const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; }
+inline std::optional<at::Tensor> optional(const at::Tensor& x) {
+  return x.defined() ? std::optional(x) : std::nullopt;
+}
 
 // A gradient that autograd hands in may be expanded or strided.
 inline at::Tensor dense(const at::Tensor& gradient) { return gradient.contiguous(); }

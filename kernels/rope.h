@@ -1,4 +1,5 @@
-// Rotary position embedding (arXiv 2104.09864), halves convention as in Llama: channel i is paired with i + N/2.
+// Rotary position embedding (arXiv 2104.09864), halves convention as in Llama: channel i is paired with i +
+// N/2.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,6 +1,6 @@
-// How CPU kernels reach the vector unit: plain loops in a function marked WUNENG_SIMD are compiled for AVX-512, for AVX2 and for
-// the baseline, and the loader picks one for the machine (GCC's target_clones). Helpers that such a function calls must be
-// WUNENG_INLINE, so that they are compiled with it.
+// How CPU kernels reach the vector unit: plain loops in a function marked WUNENG_SIMD are compiled for
+// AVX-512, for AVX2 and for the baseline, and the loader picks one for the machine (GCC's target_clones).
+// Helpers that such a function calls must be WUNENG_INLINE, so that they are compiled with it.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)

@@ -32,8 +32,8 @@ struct Preparation {
 
 template <class T>
 struct PreparationGradient {
-  const T *d_log_decay, *d_new_k, *d_a, *d_b;                 // [tokens, H, N], any may be null (zero)
-  T *d_decay_logit, *d_rate_logit, *d_k;                      // [tokens, H, N]
+  const T *d_log_decay, *d_new_k, *d_a, *d_b;  // [tokens, H, N], any may be null (zero)
+  T *d_decay_logit, *d_rate_logit, *d_k;       // [tokens, H, N]
 };
 
 template <class T>
@@ -59,17 +59,20 @@ WUNENG_INLINE void prepare(const Preparation<T>& p, const Sizes& s, std::int64_t
 }
 
 template <class T>
-WUNENG_INLINE void prepare_backward(const Preparation<T>& p, const PreparationGradient<T>& g, const Sizes& s, std::int64_t first,
-                                    std::int64_t last, T* d_removal, T* d_replacement) {
+WUNENG_INLINE void prepare_backward(const Preparation<T>& p, const PreparationGradient<T>& g, const Sizes& s,
+                                    std::int64_t first, std::int64_t last, T* d_removal, T* d_replacement) {
   for (std::int64_t row = first * s.H; row < last * s.H; ++row) {
     const std::int64_t at = row * s.N, h = (row % s.H) * s.N;
     const T *k = p.k + at, *removal = p.removal + h, *replacement = p.replacement + h;
     const T *d_new_k = g.d_new_k + at, *d_a = g.d_a + at, *d_b = g.d_b + at;
     const T norm = removal_norm(k, removal, s.N);
-    const bool projected = norm > T(smallest_norm);  // below, kappa is linear in k and its gradient is not projected
+    const bool projected =
+        norm > T(smallest_norm);  // below, kappa is linear in k and its gradient is not projected
     const T inverse = T(1) / (projected ? norm : T(smallest_norm));
     const auto d_kappa = [&](std::int64_t i) { return d_b[i] * sigmoid(p.rate_logit[at + i]) - d_a[i]; };
-    const T along = projected ? lane_sum<T>(s.N, [&](std::int64_t i) { return d_kappa(i) * k[i] * removal[i] * inverse; }) : T(0);
+    const T along =
+        projected ? lane_sum<T>(s.N, [&](std::int64_t i) { return d_kappa(i) * k[i] * removal[i] * inverse; })
+                  : T(0);
     for (std::int64_t i = 0; i < s.N; ++i) {
       const T alpha = sigmoid(p.rate_logit[at + i]), decay = sigmoid(p.decay_logit[at + i]);
       const T kappa = k[i] * removal[i] * inverse;
@@ -88,8 +91,8 @@ WUNENG_INLINE void prepare_backward(const Preparation<T>& p, const PreparationGr
 
 template <class T>
 struct Epilogue {
-  const T *y, *r, *k, *v, *gate;    // [tokens, H, N]
-  const T *bonus, *weight, *bias;   // [H, N]
+  const T *y, *r, *k, *v, *gate;   // [tokens, H, N]
+  const T *bonus, *weight, *bias;  // [H, N]
   T eps;
 };
 
@@ -108,7 +111,8 @@ WUNENG_INLINE RowStats<T> row_stats(const Epilogue<T>& e, std::int64_t at, std::
 }
 
 template <class T>
-WUNENG_INLINE void finish(const Epilogue<T>& e, const Sizes& s, std::int64_t first, std::int64_t last, T* out) {
+WUNENG_INLINE void finish(const Epilogue<T>& e, const Sizes& s, std::int64_t first, std::int64_t last,
+                          T* out) {
   for (std::int64_t row = first * s.H; row < last * s.H; ++row) {
     const std::int64_t at = row * s.N, h = (row % s.H) * s.N;
     const RowStats<T> stats = row_stats(e, at, h, s.N);
@@ -121,13 +125,13 @@ WUNENG_INLINE void finish(const Epilogue<T>& e, const Sizes& s, std::int64_t fir
 
 template <class T>
 struct EpilogueGradient {
-  T *d_y, *d_r, *d_k, *d_v, *d_gate;     // [tokens, H, N]
-  T *d_bonus, *d_weight, *d_bias;        // [H, N], sums of this block
+  T *d_y, *d_r, *d_k, *d_v, *d_gate;  // [tokens, H, N]
+  T *d_bonus, *d_weight, *d_bias;     // [H, N], sums of this block
 };
 
 template <class T>
-WUNENG_INLINE void finish_backward(const Epilogue<T>& e, const T* d_out, const EpilogueGradient<T>& g, const Sizes& s, std::int64_t first,
-                                   std::int64_t last) {
+WUNENG_INLINE void finish_backward(const Epilogue<T>& e, const T* d_out, const EpilogueGradient<T>& g,
+                                   const Sizes& s, std::int64_t first, std::int64_t last) {
   for (std::int64_t row = first * s.H; row < last * s.H; ++row) {
     const std::int64_t at = row * s.N, h = (row % s.H) * s.N;
     const RowStats<T> stats = row_stats(e, at, h, s.N);
@@ -135,8 +139,8 @@ WUNENG_INLINE void finish_backward(const Epilogue<T>& e, const T* d_out, const E
     const auto d_normal = [&](std::int64_t i) { return d[i] * gate[i] * weight[i]; };
     const T d_bonus = lane_sum<T>(s.N, [&](std::int64_t i) { return d[i] * gate[i] * e.v[at + i]; });
     const T shift = lane_sum<T>(s.N, d_normal) / T(s.N);
-    const T projection =
-        lane_sum<T>(s.N, [&](std::int64_t i) { return d_normal(i) * (y[i] - stats.mean); }) * stats.scale * stats.scale / T(s.N);
+    const T projection = lane_sum<T>(s.N, [&](std::int64_t i) { return d_normal(i) * (y[i] - stats.mean); }) *
+                         stats.scale * stats.scale / T(s.N);
     for (std::int64_t i = 0; i < s.N; ++i) {
       const T centred = y[i] - stats.mean, normal = centred * stats.scale, inner = d[i] * gate[i];
       g.d_gate[at + i] = d[i] * (normal * weight[i] + e.bias[h + i] + stats.bonus * e.v[at + i]);
@@ -151,32 +155,35 @@ WUNENG_INLINE void finish_backward(const Epilogue<T>& e, const T* d_out, const E
   }
 }
 
-#define WUNENG_STATE_HEAD_ROWS(T)                                                                                                \
-  WUNENG_SIMD void prepare_rows(const Preparation<T>& p, const Sizes& s, std::int64_t first, std::int64_t last) {                \
-    prepare(p, s, first, last);                                                                                                  \
-  }                                                                                                                              \
-  WUNENG_SIMD void prepare_rows_backward(const Preparation<T>& p, const PreparationGradient<T>& g, const Sizes& s,               \
-                                         std::int64_t first, std::int64_t last, T* d_removal, T* d_replacement) {                \
-    prepare_backward(p, g, s, first, last, d_removal, d_replacement);                                                            \
-  }                                                                                                                              \
-  WUNENG_SIMD void finish_rows(const Epilogue<T>& e, const Sizes& s, std::int64_t first, std::int64_t last, T* out) {            \
-    finish(e, s, first, last, out);                                                                                              \
-  }                                                                                                                              \
-  WUNENG_SIMD void finish_rows_backward(const Epilogue<T>& e, const T* d_out, const EpilogueGradient<T>& g, const Sizes& s,      \
-                                        std::int64_t first, std::int64_t last) {                                                 \
-    finish_backward(e, d_out, g, s, first, last);                                                                                \
-  }                                                                                                                              \
-  WUNENG_SIMD void mix_loop(const T* v, const T* first, const T* logit, std::int64_t n, T* out) {                                \
-    for (std::int64_t i = 0; i < n; ++i) out[i] = v[i] + (first[i] - v[i]) * sigmoid(logit[i]);                                  \
-  }                                                                                                                              \
-  WUNENG_SIMD void mix_backward_loop(const T* d, const T* v, const T* first, const T* logit, std::int64_t n, T* dv, T* dfirst,   \
-                                     T* dlogit) {                                                                                \
-    for (std::int64_t i = 0; i < n; ++i) {                                                                                       \
-      const T share = sigmoid(logit[i]);                                                                                         \
-      dv[i] = d[i] * (T(1) - share);                                                                                             \
-      dfirst[i] = d[i] * share;                                                                                                  \
-      dlogit[i] = d[i] * (first[i] - v[i]) * share * (T(1) - share);                                                             \
-    }                                                                                                                            \
+#define WUNENG_STATE_HEAD_ROWS(T)                                                                            \
+  WUNENG_SIMD void prepare_rows(const Preparation<T>& p, const Sizes& s, std::int64_t first,                 \
+                                std::int64_t last) {                                                         \
+    prepare(p, s, first, last);                                                                              \
+  }                                                                                                          \
+  WUNENG_SIMD void prepare_rows_backward(const Preparation<T>& p, const PreparationGradient<T>& g,           \
+                                         const Sizes& s, std::int64_t first, std::int64_t last,              \
+                                         T* d_removal, T* d_replacement) {                                   \
+    prepare_backward(p, g, s, first, last, d_removal, d_replacement);                                        \
+  }                                                                                                          \
+  WUNENG_SIMD void finish_rows(const Epilogue<T>& e, const Sizes& s, std::int64_t first, std::int64_t last,  \
+                               T* out) {                                                                     \
+    finish(e, s, first, last, out);                                                                          \
+  }                                                                                                          \
+  WUNENG_SIMD void finish_rows_backward(const Epilogue<T>& e, const T* d_out, const EpilogueGradient<T>& g,  \
+                                        const Sizes& s, std::int64_t first, std::int64_t last) {             \
+    finish_backward(e, d_out, g, s, first, last);                                                            \
+  }                                                                                                          \
+  WUNENG_SIMD void mix_loop(const T* v, const T* first, const T* logit, std::int64_t n, T* out) {            \
+    for (std::int64_t i = 0; i < n; ++i) out[i] = v[i] + (first[i] - v[i]) * sigmoid(logit[i]);              \
+  }                                                                                                          \
+  WUNENG_SIMD void mix_backward_loop(const T* d, const T* v, const T* first, const T* logit, std::int64_t n, \
+                                     T* dv, T* dfirst, T* dlogit) {                                          \
+    for (std::int64_t i = 0; i < n; ++i) {                                                                   \
+      const T share = sigmoid(logit[i]);                                                                     \
+      dv[i] = d[i] * (T(1) - share);                                                                         \
+      dfirst[i] = d[i] * share;                                                                              \
+      dlogit[i] = d[i] * (first[i] - v[i]) * share * (T(1) - share);                                         \
+    }                                                                                                        \
   }
 WUNENG_STATE_HEAD_ROWS(float)
 WUNENG_STATE_HEAD_ROWS(double)
@@ -194,12 +201,20 @@ at::Tensor dense_or_zero(const at::Tensor& gradient, const at::Tensor& shape) {
 struct Prepare : torch::autograd::Function<Prepare> {
   template <class T>
   static Preparation<T> inputs(const variable_list& in) {
-    return {in[0].const_data_ptr<T>(), in[1].const_data_ptr<T>(), in[2].const_data_ptr<T>(), in[3].const_data_ptr<T>(),
-            in[4].const_data_ptr<T>(), nullptr, nullptr, nullptr, nullptr};
+    return {in[0].const_data_ptr<T>(),
+            in[1].const_data_ptr<T>(),
+            in[2].const_data_ptr<T>(),
+            in[3].const_data_ptr<T>(),
+            in[4].const_data_ptr<T>(),
+            nullptr,
+            nullptr,
+            nullptr,
+            nullptr};
   }
 
-  static variable_list forward(AutogradContext* context, const at::Tensor& decay_logit, const at::Tensor& rate_logit, const at::Tensor& k,
-                               const at::Tensor& removal, const at::Tensor& replacement) {
+  static variable_list forward(AutogradContext* context, const at::Tensor& decay_logit,
+                               const at::Tensor& rate_logit, const at::Tensor& k, const at::Tensor& removal,
+                               const at::Tensor& replacement) {
     const Sizes s = sizes_of(k);
     const variable_list in{decay_logit, rate_logit, k, removal, replacement};
     const variable_list out{like(k), like(k), like(k), like(k)};
@@ -209,7 +224,9 @@ struct Prepare : torch::autograd::Function<Prepare> {
       p.new_k = out[1].mutable_data_ptr<scalar_t>();
       p.a = out[2].mutable_data_ptr<scalar_t>();
       p.b = out[3].mutable_data_ptr<scalar_t>();
-      for_row_blocks(s.tokens, [&](std::int64_t, std::int64_t first, std::int64_t last) { prepare_rows(p, s, first, last); });
+      for_row_blocks(s.tokens, [&](std::int64_t, std::int64_t first, std::int64_t last) {
+        prepare_rows(p, s, first, last);
+      });
     });
     context->save_for_backward(in);
     return out;
@@ -225,9 +242,11 @@ struct Prepare : torch::autograd::Function<Prepare> {
     at::Tensor sums;
     AT_DISPATCH_FLOATING_TYPES(in[2].scalar_type(), "prepare_state_head_backward", [&] {
       const Preparation<scalar_t> p = inputs<scalar_t>(in);
-      const PreparationGradient<scalar_t> g{d[0].const_data_ptr<scalar_t>(), d[1].const_data_ptr<scalar_t>(), d[2].const_data_ptr<scalar_t>(),
-                                            d[3].const_data_ptr<scalar_t>(), out[0].mutable_data_ptr<scalar_t>(),
-                                            out[1].mutable_data_ptr<scalar_t>(), out[2].mutable_data_ptr<scalar_t>()};
+      const PreparationGradient<scalar_t> g{
+          d[0].const_data_ptr<scalar_t>(),     d[1].const_data_ptr<scalar_t>(),
+          d[2].const_data_ptr<scalar_t>(),     d[3].const_data_ptr<scalar_t>(),
+          out[0].mutable_data_ptr<scalar_t>(), out[1].mutable_data_ptr<scalar_t>(),
+          out[2].mutable_data_ptr<scalar_t>()};
       for_row_blocks(s.tokens, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
         auto* sum = partial.mutable_data_ptr<scalar_t>() + block * 2 * s.H * s.N;
         prepare_rows_backward(p, g, s, first, last, sum, sum + s.H * s.N);
@@ -241,12 +260,15 @@ struct Prepare : torch::autograd::Function<Prepare> {
 struct Finish : torch::autograd::Function<Finish> {
   template <class T>
   static Epilogue<T> inputs(const variable_list& in, double eps) {
-    return {in[0].const_data_ptr<T>(), in[1].const_data_ptr<T>(), in[2].const_data_ptr<T>(), in[3].const_data_ptr<T>(),
-            in[4].const_data_ptr<T>(), in[5].const_data_ptr<T>(), in[6].const_data_ptr<T>(), in[7].const_data_ptr<T>(), T(eps)};
+    return {in[0].const_data_ptr<T>(), in[1].const_data_ptr<T>(), in[2].const_data_ptr<T>(),
+            in[3].const_data_ptr<T>(), in[4].const_data_ptr<T>(), in[5].const_data_ptr<T>(),
+            in[6].const_data_ptr<T>(), in[7].const_data_ptr<T>(), T(eps)};
   }
 
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& r, const at::Tensor& k, const at::Tensor& v,
-                            const at::Tensor& gate, const at::Tensor& bonus, const at::Tensor& weight, const at::Tensor& bias, double eps) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& y, const at::Tensor& r,
+                            const at::Tensor& k, const at::Tensor& v, const at::Tensor& gate,
+                            const at::Tensor& bonus, const at::Tensor& weight, const at::Tensor& bias,
+                            double eps) {
     const Sizes s = sizes_of(y);
     const variable_list in{y, r, k, v, gate, bonus, weight, bias};
     const at::Tensor out = like(y);
@@ -273,9 +295,14 @@ struct Finish : torch::autograd::Function<Finish> {
       const Epilogue<scalar_t> e = inputs<scalar_t>(in, context->saved_data["eps"].toDouble());
       for_row_blocks(s.tokens, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
         auto* sum = partial.mutable_data_ptr<scalar_t>() + block * 3 * s.H * s.N;
-        const EpilogueGradient<scalar_t> g{out[0].mutable_data_ptr<scalar_t>(), out[1].mutable_data_ptr<scalar_t>(),
-                                           out[2].mutable_data_ptr<scalar_t>(), out[3].mutable_data_ptr<scalar_t>(),
-                                           out[4].mutable_data_ptr<scalar_t>(), sum, sum + s.H * s.N, sum + 2 * s.H * s.N};
+        const EpilogueGradient<scalar_t> g{out[0].mutable_data_ptr<scalar_t>(),
+                                           out[1].mutable_data_ptr<scalar_t>(),
+                                           out[2].mutable_data_ptr<scalar_t>(),
+                                           out[3].mutable_data_ptr<scalar_t>(),
+                                           out[4].mutable_data_ptr<scalar_t>(),
+                                           sum,
+                                           sum + s.H * s.N,
+                                           sum + 2 * s.H * s.N};
         finish_rows_backward(e, d.const_data_ptr<scalar_t>(), g, s, first, last);
       });
       sums = sum_blocks<scalar_t>(partial);
@@ -287,12 +314,14 @@ struct Finish : torch::autograd::Function<Finish> {
 constexpr std::int64_t grain = 16384;  // elements per piece of parallel work
 
 struct MixValues : torch::autograd::Function<MixValues> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& v, const at::Tensor& first, const at::Tensor& logit) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& v, const at::Tensor& first,
+                            const at::Tensor& logit) {
     const at::Tensor out = like(v);
     AT_DISPATCH_FLOATING_TYPES(v.scalar_type(), "mix_values", [&] {
       at::parallel_for(0, v.numel(), grain, [&](std::int64_t begin, std::int64_t end) {
-        mix_loop(v.const_data_ptr<scalar_t>() + begin, first.const_data_ptr<scalar_t>() + begin, logit.const_data_ptr<scalar_t>() + begin,
-                 end - begin, out.mutable_data_ptr<scalar_t>() + begin);
+        mix_loop(v.const_data_ptr<scalar_t>() + begin, first.const_data_ptr<scalar_t>() + begin,
+                 logit.const_data_ptr<scalar_t>() + begin, end - begin,
+                 out.mutable_data_ptr<scalar_t>() + begin);
       });
     });
     context->save_for_backward({v, first, logit});
@@ -306,8 +335,9 @@ struct MixValues : torch::autograd::Function<MixValues> {
     AT_DISPATCH_FLOATING_TYPES(d.scalar_type(), "mix_values_backward", [&] {
       at::parallel_for(0, d.numel(), grain, [&](std::int64_t begin, std::int64_t end) {
         mix_backward_loop(d.const_data_ptr<scalar_t>() + begin, in[0].const_data_ptr<scalar_t>() + begin,
-                          in[1].const_data_ptr<scalar_t>() + begin, in[2].const_data_ptr<scalar_t>() + begin, end - begin,
-                          out[0].mutable_data_ptr<scalar_t>() + begin, out[1].mutable_data_ptr<scalar_t>() + begin,
+                          in[1].const_data_ptr<scalar_t>() + begin, in[2].const_data_ptr<scalar_t>() + begin,
+                          end - begin, out[0].mutable_data_ptr<scalar_t>() + begin,
+                          out[1].mutable_data_ptr<scalar_t>() + begin,
                           out[2].mutable_data_ptr<scalar_t>() + begin);
       });
     });
@@ -317,8 +347,9 @@ struct MixValues : torch::autograd::Function<MixValues> {
 
 }  // namespace
 
-StateHeadInputs prepare_state_head(const at::Tensor& decay_logit, const at::Tensor& rate_logit, const at::Tensor& k,
-                                   const at::Tensor& removal, const at::Tensor& replacement) {
+StateHeadInputs prepare_state_head(const at::Tensor& decay_logit, const at::Tensor& rate_logit,
+                                   const at::Tensor& k, const at::Tensor& removal,
+                                   const at::Tensor& replacement) {
   constexpr const char* op = "prepare_state_head";
   WN_CHECK(k.dim() == 4, "{}: k has shape {}, expected [B, T, H, N]", op, shape_text(k));
   check_input(op, "k", k, k.sizes(), k);
@@ -330,8 +361,9 @@ StateHeadInputs prepare_state_head(const at::Tensor& decay_logit, const at::Tens
   return {out[0], out[1], out[2], out[3]};
 }
 
-at::Tensor finish_state_head(const at::Tensor& y, const at::Tensor& r, const at::Tensor& k, const at::Tensor& v, const at::Tensor& gate,
-                             const at::Tensor& bonus, const at::Tensor& weight, const at::Tensor& bias, double eps) {
+at::Tensor finish_state_head(const at::Tensor& y, const at::Tensor& r, const at::Tensor& k,
+                             const at::Tensor& v, const at::Tensor& gate, const at::Tensor& bonus,
+                             const at::Tensor& weight, const at::Tensor& bias, double eps) {
   constexpr const char* op = "finish_state_head";
   WN_CHECK(y.dim() == 4, "{}: y has shape {}, expected [B, T, H, N]", op, shape_text(y));
   check_input(op, "y", y, y.sizes(), y);

@@ -1,6 +1,6 @@
-// What surrounds WKV-7 in an RWKV-7 state head, fused: left to separate operators these cost as much as the core.
-// Equations: arXiv 2503.14456 section 4.1, as in the official training code. CPU, float32 and float64, differentiable in every
-// tensor. Bits do not depend on the number of threads.
+// What surrounds WKV-7 in an RWKV-7 state head, fused: left to separate operators these cost as much as the
+// core. Equations: arXiv 2503.14456 section 4.1, as in the official training code. CPU, float32 and float64,
+// differentiable in every tensor. Bits do not depend on the number of threads.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,17 +14,18 @@ struct StateHeadInputs {
 // Preparation, per head (all [B, T, H, N] unless said otherwise):
 //   log_decay = -e^{-1/2} * sigmoid(decay_logit)
 //   alpha     = sigmoid(rate_logit)                            in-context learning rate
-//   kappa     = (k * removal) / max(|k * removal|_2, 1e-12)    removal key, normalised over the head; removal [H, N]
-//   k'        = k * (1 + (alpha - 1) * replacement)            replacement key; replacement [H, N]
-//   a = -kappa,  b = kappa * alpha
-StateHeadInputs prepare_state_head(const at::Tensor& decay_logit, const at::Tensor& rate_logit, const at::Tensor& k,
-                                   const at::Tensor& removal, const at::Tensor& replacement);
+//   kappa     = (k * removal) / max(|k * removal|_2, 1e-12)    removal key, normalised over the head; removal
+//   [H, N] k'        = k * (1 + (alpha - 1) * replacement)            replacement key; replacement [H, N] a =
+//   -kappa,  b = kappa * alpha
+StateHeadInputs prepare_state_head(const at::Tensor& decay_logit, const at::Tensor& rate_logit,
+                                   const at::Tensor& k, const at::Tensor& removal,
+                                   const at::Tensor& replacement);
 
 // Epilogue, per head: y, r, k, v, gate [B, T, H, N] (k is the replacement key), bonus, weight, bias [H, N].
 //   out = ( (y - mean) / sqrt(var + eps) * weight + bias  +  (sum_n r_n k_n bonus_n) v ) * gate
-at::Tensor finish_state_head(const at::Tensor& y, const at::Tensor& r, const at::Tensor& k, const at::Tensor& v,
-                             const at::Tensor& gate, const at::Tensor& bonus, const at::Tensor& weight,
-                             const at::Tensor& bias, double eps);
+at::Tensor finish_state_head(const at::Tensor& y, const at::Tensor& r, const at::Tensor& k,
+                             const at::Tensor& v, const at::Tensor& gate, const at::Tensor& bonus,
+                             const at::Tensor& weight, const at::Tensor& bias, double eps);
 
 // Value residual: out = v + (first - v) * sigmoid(logit), all of one shape.
 at::Tensor mix_values(const at::Tensor& v, const at::Tensor& first, const at::Tensor& logit);

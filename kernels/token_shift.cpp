@@ -14,29 +14,30 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-#define WUNENG_TOKEN_SHIFT_LOOPS(T)                                                                                            \
-  /* out = x + (before - x) * mix for one token and one interpolation; before may be null (zero) */                          \
-  WUNENG_SIMD void shift_token(const T* x, const T* before, const T* mix, std::int64_t C, T* out) {                           \
-    if (before)                                                                                                                \
-      for (std::int64_t i = 0; i < C; ++i) out[i] = x[i] + (before[i] - x[i]) * mix[i];                                        \
-    else                                                                                                                       \
-      for (std::int64_t i = 0; i < C; ++i) out[i] = x[i] - x[i] * mix[i];                                                      \
-  }                                                                                                                            \
-  /* dx += d (1 - mix) + d_next mix, where d_next is the next token's gradient when that token looks back at this one */      \
-  WUNENG_SIMD void add_token_gradient(const T* d, const T* d_next, const T* mix, std::int64_t C, T* dx) {                     \
-    if (d_next)                                                                                                                \
-      for (std::int64_t i = 0; i < C; ++i) dx[i] += d[i] - d[i] * mix[i] + d_next[i] * mix[i];                                 \
-    else                                                                                                                       \
-      for (std::int64_t i = 0; i < C; ++i) dx[i] += d[i] - d[i] * mix[i];                                                      \
-  }                                                                                                                            \
-  WUNENG_SIMD void add_mix_gradient(const T* d, const T* x, const T* before, std::int64_t C, T* dmix) {                        \
-    if (before)                                                                                                                \
-      for (std::int64_t i = 0; i < C; ++i) dmix[i] += d[i] * (before[i] - x[i]);                                               \
-    else                                                                                                                       \
-      for (std::int64_t i = 0; i < C; ++i) dmix[i] -= d[i] * x[i];                                                             \
-  }                                                                                                                            \
-  WUNENG_SIMD void scale_into(const T* d, const T* mix, std::int64_t C, T* out) {                                              \
-    for (std::int64_t i = 0; i < C; ++i) out[i] += d[i] * mix[i];                                                              \
+#define WUNENG_TOKEN_SHIFT_LOOPS(T)                                                                          \
+  /* out = x + (before - x) * mix for one token and one interpolation; before may be null (zero) */          \
+  WUNENG_SIMD void shift_token(const T* x, const T* before, const T* mix, std::int64_t C, T* out) {          \
+    if (before)                                                                                              \
+      for (std::int64_t i = 0; i < C; ++i) out[i] = x[i] + (before[i] - x[i]) * mix[i];                      \
+    else                                                                                                     \
+      for (std::int64_t i = 0; i < C; ++i) out[i] = x[i] - x[i] * mix[i];                                    \
+  }                                                                                                          \
+  /* dx += d (1 - mix) + d_next mix, where d_next is the next token's gradient when that token looks back at \
+   * this one */                                                                                             \
+  WUNENG_SIMD void add_token_gradient(const T* d, const T* d_next, const T* mix, std::int64_t C, T* dx) {    \
+    if (d_next)                                                                                              \
+      for (std::int64_t i = 0; i < C; ++i) dx[i] += d[i] - d[i] * mix[i] + d_next[i] * mix[i];               \
+    else                                                                                                     \
+      for (std::int64_t i = 0; i < C; ++i) dx[i] += d[i] - d[i] * mix[i];                                    \
+  }                                                                                                          \
+  WUNENG_SIMD void add_mix_gradient(const T* d, const T* x, const T* before, std::int64_t C, T* dmix) {      \
+    if (before)                                                                                              \
+      for (std::int64_t i = 0; i < C; ++i) dmix[i] += d[i] * (before[i] - x[i]);                             \
+    else                                                                                                     \
+      for (std::int64_t i = 0; i < C; ++i) dmix[i] -= d[i] * x[i];                                           \
+  }                                                                                                          \
+  WUNENG_SIMD void scale_into(const T* d, const T* mix, std::int64_t C, T* out) {                            \
+    for (std::int64_t i = 0; i < C; ++i) out[i] += d[i] * mix[i];                                            \
   }
 WUNENG_TOKEN_SHIFT_LOOPS(float)
 WUNENG_TOKEN_SHIFT_LOOPS(double)
@@ -44,7 +45,8 @@ WUNENG_TOKEN_SHIFT_LOOPS(double)
 
 // The token before row b's token t: the one at t - 1, the carried one at t = 0, none at a document's start.
 template <class T>
-const T* token_before(const T* x, const T* previous, std::int64_t token, std::int64_t length, std::int64_t C, const std::vector<bool>& starts) {
+const T* token_before(const T* x, const T* previous, std::int64_t token, std::int64_t length, std::int64_t C,
+                      const std::vector<bool>& starts) {
   if (!starts.empty() && starts[static_cast<std::size_t>(token)]) return nullptr;
   if (token % length > 0) return x + (token - 1) * C;
   return previous ? previous + token / length * C : nullptr;
@@ -52,8 +54,10 @@ const T* token_before(const T* x, const T* previous, std::int64_t token, std::in
 
 struct TokenShift : torch::autograd::Function<TokenShift> {
   static variable_list forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& mix,
-                               const std::optional<at::Tensor>& carried_token, const std::optional<at::Tensor>& starts_table) {
-    const at::Tensor previous = carried_token.value_or(at::Tensor()), document_starts = starts_table.value_or(at::Tensor());
+                               const std::optional<at::Tensor>& carried_token,
+                               const std::optional<at::Tensor>& starts_table) {
+    const at::Tensor previous = carried_token.value_or(at::Tensor()),
+                     document_starts = starts_table.value_or(at::Tensor());
     const std::int64_t B = x.size(0), T = x.size(1), C = x.size(2), M = mix.size(0);
     const std::vector<bool> starts = start_flags(document_starts, B * T);
     variable_list out;
@@ -66,7 +70,8 @@ struct TokenShift : torch::autograd::Function<TokenShift> {
       for_row_blocks(B * T, [&](std::int64_t, std::int64_t first, std::int64_t last) {
         for (std::int64_t token = first; token < last; ++token) {
           const auto* before = token_before(in, carried, token, T, C, starts);
-          for (std::int64_t m = 0; m < M; ++m) shift_token(in + token * C, before, mixes + m * C, C, results[m] + token * C);
+          for (std::int64_t m = 0; m < M; ++m)
+            shift_token(in + token * C, before, mixes + m * C, C, results[m] + token * C);
         }
       });
     });
@@ -80,7 +85,8 @@ struct TokenShift : torch::autograd::Function<TokenShift> {
     const std::int64_t B = x.size(0), T = x.size(1), C = x.size(2), M = mix.size(0);
     const std::vector<bool> starts = start_flags(saved[3], B * T);
     variable_list dense_gradients;
-    for (const at::Tensor& gradient : gradients) dense_gradients.push_back(gradient.defined() ? dense(gradient) : gradient);
+    for (const at::Tensor& gradient : gradients)
+      dense_gradients.push_back(gradient.defined() ? dense(gradient) : gradient);
     const at::Tensor dx = at::zeros(x.sizes(), x.options());
     const at::Tensor partial = at::zeros({row_blocks(B * T), M * C}, x.options());
     const at::Tensor dprevious = previous.defined() ? at::zeros_like(previous) : at::Tensor();
@@ -88,9 +94,10 @@ struct TokenShift : torch::autograd::Function<TokenShift> {
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "token_shift_backward", [&] {
       const auto *in = x.const_data_ptr<scalar_t>(), *mixes = mix.const_data_ptr<scalar_t>();
       const auto* carried = previous.defined() ? previous.const_data_ptr<scalar_t>() : nullptr;
-      const auto looks_back = [&](std::int64_t token) {  // token exists in its row and its row's token before it is read
-        return token % T > 0 && (starts.empty() || !starts[static_cast<std::size_t>(token)]);
-      };
+      const auto looks_back =
+          [&](std::int64_t token) {  // token exists in its row and its row's token before it is read
+            return token % T > 0 && (starts.empty() || !starts[static_cast<std::size_t>(token)]);
+          };
       for_row_blocks(B * T, [&](std::int64_t block, std::int64_t first, std::int64_t last) {
         for (std::int64_t m = 0; m < M; ++m) {
           if (!dense_gradients[m].defined()) continue;
@@ -100,7 +107,8 @@ struct TokenShift : torch::autograd::Function<TokenShift> {
             const bool next = token + 1 < B * T && looks_back(token + 1);
             add_token_gradient(d + token * C, next ? d + (token + 1) * C : nullptr, mixes + m * C, C,
                                dx.mutable_data_ptr<scalar_t>() + token * C);
-            add_mix_gradient(d + token * C, in + token * C, token_before(in, carried, token, T, C, starts), C, mix_sum);
+            add_mix_gradient(d + token * C, in + token * C, token_before(in, carried, token, T, C, starts), C,
+                             mix_sum);
           }
         }
       });
@@ -120,7 +128,8 @@ struct TokenShift : torch::autograd::Function<TokenShift> {
 std::vector<at::Tensor> token_shift(const at::Tensor& x, const at::Tensor& mix, const at::Tensor& previous,
                                     const at::Tensor& document_starts) {
   WN_CHECK(x.dim() == 3, "token_shift: x has shape {}, expected [B, T, C]", shape_text(x));
-  WN_CHECK(mix.dim() == 2 && mix.size(0) >= 1, "token_shift: mix has shape {}, expected [M, {}]", shape_text(mix), x.size(2));
+  WN_CHECK(mix.dim() == 2 && mix.size(0) >= 1, "token_shift: mix has shape {}, expected [M, {}]",
+           shape_text(mix), x.size(2));
   check_input("token_shift", "x", x, x.sizes(), x);
   check_input("token_shift", "mix", mix, {mix.size(0), x.size(2)}, x);
   const at::Tensor carried = previous.defined() ? previous.contiguous() : previous;

@@ -15,7 +15,7 @@ namespace wuneng::kernels {
 //   document_starts  as in wkv7.h: the token before a document's first one is zero
 //
 // Returns M tensors [B, T, C]. Differentiable in x, mix and previous.
-std::vector<at::Tensor> token_shift(const at::Tensor& x, const at::Tensor& mix, const at::Tensor& previous = {},
-                                    const at::Tensor& document_starts = {});
+std::vector<at::Tensor> token_shift(const at::Tensor& x, const at::Tensor& mix,
+                                    const at::Tensor& previous = {}, const at::Tensor& document_starts = {});
 
 }  // namespace wuneng::kernels

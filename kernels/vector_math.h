@@ -9,7 +9,8 @@
 
 namespace wuneng::kernels {
 
-// exp(x) in float32: Cody-Waite reduction by ln 2 and a Taylor polynomial on [-ln2/2, ln2/2]; within 2 ulp, saturating at the ends of the range.
+// exp(x) in float32: Cody-Waite reduction by ln 2 and a Taylor polynomial on [-ln2/2, ln2/2]; within 2 ulp,
+// saturating at the ends of the range.
 WUNENG_INLINE float exponential(float x) {
   x = x < -87.0f ? -87.0f : x;
   x = x > 88.0f ? 88.0f : x;
@@ -35,7 +36,8 @@ WUNENG_INLINE T sigmoid(T x) {
   return T(1) / (T(1) + exponential(-x));
 }
 
-// Sums of a row in 16 lanes, folded in a fixed order: what lets the compiler use the vector unit without reassociating on its own.
+// Sums of a row in 16 lanes, folded in a fixed order: what lets the compiler use the vector unit without
+// reassociating on its own.
 template <class T, class Term>
 WUNENG_INLINE T lane_sum(std::int64_t n, Term term) {
   constexpr int lanes = 16;

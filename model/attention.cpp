@@ -19,7 +19,8 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
   const bool grouped = k.size(1) != q.size(1);
   const bool square = queries == keys;
   c10::optional<at::Tensor> mask;
-  if (!square && queries > 1) {  // the operator's own causal mask is aligned to the first key, ours to the last
+  if (!square &&
+      queries > 1) {  // the operator's own causal mask is aligned to the first key, ours to the last
     const at::Tensor q_position = at::arange(keys - queries, keys, at::kLong).unsqueeze(1);
     mask = at::arange(keys, at::kLong).unsqueeze(0).le(q_position);
   }
@@ -72,7 +73,8 @@ at::Tensor Attention::attend(const at::Tensor& q, const at::Tensor& k, const at:
     const auto part = [&](const at::Tensor& x, std::int64_t begin, std::int64_t length) {
       return x.narrow(0, s.row, 1).narrow(2, begin, length);
     };
-    parts.push_back(causal_attention(part(q, s.first, s.last - s.first), part(k, s.begin, keys), part(v, s.begin, keys)));
+    parts.push_back(
+        causal_attention(part(q, s.first, s.last - s.first), part(k, s.begin, keys), part(v, s.begin, keys)));
     if (s.last < q.size(2)) continue;
     rows.push_back(at::cat(parts, 2));
     parts.clear();

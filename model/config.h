@@ -1,4 +1,5 @@
-// The shape of a model. One struct reaches the Transformer (state.heads = 0), RWKV-7 (attention.heads = 0) and the WuNeng between.
+// The shape of a model. One struct reaches the Transformer (state.heads = 0), RWKV-7 (attention.heads = 0)
+// and the WuNeng between.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@ struct AttentionConfig {
   std::int64_t resolved_kv_heads() const { return kv_heads > 0 ? kv_heads : heads; }
 };
 
-// RWKV-7 state heads. heads = 0 turns them off. Ranks of the low-rank maps: 0 takes the official formula from the width.
+// RWKV-7 state heads. heads = 0 turns them off. Ranks of the low-rank maps: 0 takes the official formula from
+// the width.
 struct StateConfig {
   std::int64_t heads = 2;
   std::int64_t head_size = 64;
@@ -25,21 +27,23 @@ struct StateConfig {
   std::int64_t gate_rank = 0;
 };
 
-enum class FusionMode { concat };  // [A; alpha R] W_o
+enum class FusionMode { concat };   // [A; alpha R] W_o
 enum class Alpha { fixed, layer };  // fixed at 1, or learnable, one per layer
 
 // How state heads join the attention heads before the output projection.
 struct FusionConfig {
   FusionMode mode = FusionMode::concat;
   Alpha alpha = Alpha::layer;
-  bool attention_norm = true;  // RMS norm of each attention head before the fusion; only where a layer has state heads
+  bool attention_norm =
+      true;  // RMS norm of each attention head before the fusion; only where a layer has state heads
 };
 
 enum class FeedForwardKind { swiglu, rwkv };
 
 struct FeedForwardConfig {
   FeedForwardKind kind = FeedForwardKind::swiglu;
-  std::int64_t hidden = 0;  // channels; 0: swiglu 8/3 of the width rounded up to a multiple of 64, rwkv 4 times the width
+  std::int64_t hidden =
+      0;  // channels; 0: swiglu 8/3 of the width rounded up to a multiple of 64, rwkv 4 times the width
 
   std::int64_t resolved_hidden(std::int64_t width) const;
 };
@@ -59,10 +63,12 @@ struct ModelConfig {
   double norm_eps = 1e-5;
   bool embedding_norm = false;       // RWKV's LN0 after the embedding
   bool tied_head = false;            // the output head shares the embedding's matrix
-  InitKind init = InitKind::normal;  // of embedding, attention, feed-forward and head; state heads always start as RWKV-7's do
+  InitKind init = InitKind::normal;  // of embedding, attention, feed-forward and head; state heads always
+                                     // start as RWKV-7's do
 };
 
-// Checks what one field cannot tell by itself (divisibility, at least one kind of head ...). Throws UsageError with the numbers.
+// Checks what one field cannot tell by itself (divisibility, at least one kind of head ...). Throws
+// UsageError with the numbers.
 void check(const ModelConfig& config);
 
 }  // namespace wuneng::model

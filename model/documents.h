@@ -10,15 +10,16 @@ namespace wuneng::model {
 
 class Documents {
  public:
-  // B rows of T tokens after `position` earlier ones. `starts` as in data::Batch (may be undefined); `begin` as in ModelState (may be empty).
+  // B rows of T tokens after `position` earlier ones. `starts` as in data::Batch (may be undefined); `begin`
+  // as in ModelState (may be empty).
   Documents(std::int64_t batch, std::int64_t length, const at::Tensor& starts, std::int64_t position,
             const std::vector<std::int64_t>& begin);
 
   const at::Tensor& starts() const { return starts_; }
   std::int64_t position() const { return position_; }
 
-  // A run of tokens [first, last) of one row, in 0..T, that lie in one document, which began at absolute position `begin` (counted from the
-  // first token ever seen by this state).
+  // A run of tokens [first, last) of one row, in 0..T, that lie in one document, which began at absolute
+  // position `begin` (counted from the first token ever seen by this state).
   struct Stretch {
     std::int64_t row, first, last, begin;
   };

@@ -10,7 +10,8 @@
 
 namespace wuneng::model {
 
-// SwiGLU: (silu(x W_gate) * x W_up) W_down (arXiv 2002.05202), or RWKV-7's channel mix: relu(shift(x) W_key)^2 W_value.
+// SwiGLU: (silu(x W_gate) * x W_up) W_down (arXiv 2002.05202), or RWKV-7's channel mix: relu(shift(x)
+// W_key)^2 W_value.
 class FeedForward {
  public:
   FeedForward(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers);
@@ -21,7 +22,7 @@ class FeedForward {
  private:
   FeedForwardKind kind_;
   parallel::Communicator* tensor_group_;
-  at::Tensor mix_;                 // [1, C], channel mix only
+  at::Tensor mix_;                    // [1, C], channel mix only
   parallel::ColumnLinear gate_, up_;  // the channel mix has no gate; its `up` is W_key
   parallel::RowLinear down_;
 };

@@ -25,13 +25,15 @@ std::int64_t sample(const at::Tensor& logits, const SamplingConfig& config, doub
   const auto* logit = logits.const_data_ptr<float>();
   std::vector<std::int64_t> order(static_cast<std::size_t>(logits.numel()));
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return logit[a] > logit[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t a, std::int64_t b) { return logit[a] > logit[b]; });
   if (config.temperature <= 0.0) return order.front();
   if (config.top_k > 0 && config.top_k < static_cast<std::int64_t>(order.size())) order.resize(config.top_k);
 
   std::vector<double> weight(order.size());
   for (std::size_t i = 0; i < order.size(); ++i)
-    weight[i] = std::exp((static_cast<double>(logit[order[i]]) - static_cast<double>(logit[order[0]])) / config.temperature);
+    weight[i] = std::exp((static_cast<double>(logit[order[i]]) - static_cast<double>(logit[order[0]])) /
+                         config.temperature);
   const double total = std::accumulate(weight.begin(), weight.end(), 0.0);
   double kept = 0.0;
   std::size_t count = 0;
@@ -56,7 +58,8 @@ void Generator::read(std::span<const std::int32_t> tokens) {
 
 std::int32_t Generator::next() {
   WN_CHECK(logits_.defined(), "Generator: read a prompt first");
-  const auto token = static_cast<std::int32_t>(sample(logits_, config_, uniform_draw(config_.seed, drawn_++)));
+  const auto token =
+      static_cast<std::int32_t>(sample(logits_, config_, uniform_draw(config_.seed, drawn_++)));
   read({&token, 1});
   return token;
 }

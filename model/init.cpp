@@ -34,7 +34,8 @@ at::Tensor orthogonal_matrix(at::IntArrayRef shape, double gain, std::uint64_t s
   return q.mul(gain).to(at::kFloat);
 }
 
-// Position of a channel inside its head in [-1, 1], squared with its sign: the "zigzag" term of the official initialisation.
+// Position of a channel inside its head in [-1, 1], squared with its sign: the "zigzag" term of the official
+// initialisation.
 double zigzag(std::int64_t n, std::int64_t head_size) {
   const double half = static_cast<double>(head_size - 1) / 2.0;
   const double s = (static_cast<double>(n % head_size) - half) / half;
@@ -78,7 +79,8 @@ Initializer per_channel(std::function<double(std::int64_t, std::int64_t)> value)
   return [value = std::move(value)](at::IntArrayRef shape, std::uint64_t) {
     at::Tensor channels = at::empty(shape, at::kFloat);
     auto* data = channels.mutable_data_ptr<float>();
-    for (std::int64_t n = 0; n < channels.numel(); ++n) data[n] = static_cast<float>(value(n, channels.numel()));
+    for (std::int64_t n = 0; n < channels.numel(); ++n)
+      data[n] = static_cast<float>(value(n, channels.numel()));
     return channels;
   };
 }
@@ -99,7 +101,8 @@ Initializer time_mix(Depth depth) {
 
 Initializer channel_mix(Depth depth) {
   return per_channel([depth](std::int64_t n, std::int64_t channels) {
-    return 1.0 - std::pow(static_cast<double>(n) / static_cast<double>(channels), std::pow(depth.to_last(), 4));
+    return 1.0 -
+           std::pow(static_cast<double>(n) / static_cast<double>(channels), std::pow(depth.to_last(), 4));
   });
 }
 
@@ -117,11 +120,13 @@ Initializer rate_bias(std::int64_t head_size) {
 }
 
 Initializer value_bias() {
-  return per_channel([](std::int64_t n, std::int64_t channels) { return 0.73 - 0.4 * (fraction(n, channels) - 0.5); });
+  return per_channel(
+      [](std::int64_t n, std::int64_t channels) { return 0.73 - 0.4 * (fraction(n, channels) - 0.5); });
 }
 
 Initializer removal_key() {
-  return per_channel([](std::int64_t n, std::int64_t channels) { return 0.71 - 0.1 * (fraction(n, channels) - 0.5); });
+  return per_channel(
+      [](std::int64_t n, std::int64_t channels) { return 0.71 - 0.1 * (fraction(n, channels) - 0.5); });
 }
 
 Initializer state_norm_weight(Depth depth) {
@@ -137,10 +142,14 @@ std::int64_t low_rank(LowRank kind, const ModelConfig& config) {
     return std::max<std::int64_t>(32, 32 * static_cast<std::int64_t>(std::nearbyint(factor * root / 32.0)));
   };
   switch (kind) {
-    case LowRank::decay: return state.decay_rank > 0 ? state.decay_rank : formula(2.5);
-    case LowRank::rate: return state.rate_rank > 0 ? state.rate_rank : formula(2.5);
-    case LowRank::value: return state.value_rank > 0 ? state.value_rank : formula(1.7);
-    case LowRank::gate: return state.gate_rank > 0 ? state.gate_rank : formula(5.0);
+    case LowRank::decay:
+      return state.decay_rank > 0 ? state.decay_rank : formula(2.5);
+    case LowRank::rate:
+      return state.rate_rank > 0 ? state.rate_rank : formula(2.5);
+    case LowRank::value:
+      return state.value_rank > 0 ? state.value_rank : formula(1.7);
+    case LowRank::gate:
+      return state.gate_rank > 0 ? state.gate_rank : formula(5.0);
   }
   return 0;
 }

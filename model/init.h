@@ -1,5 +1,6 @@
-// How parameters start. Every function makes whole (global) tensors from (shape, seed), so that a rank can slice its part and the number of ranks
-// changes nothing. The state heads' constants are those of the official RWKV-7 training code (arXiv 2503.14456, appendix on initialisation).
+// How parameters start. Every function makes whole (global) tensors from (shape, seed), so that a rank can
+// slice its part and the number of ranks changes nothing. The state heads' constants are those of the
+// official RWKV-7 training code (arXiv 2503.14456, appendix on initialisation).
 #pragma once
 
 #include "model/config.h"
@@ -11,9 +12,9 @@ using parallel::Initializer;
 
 Initializer constant(double value);
 Initializer normal(double std);
-Initializer uniform(double bound);              // in [-bound, bound)
-Initializer orthogonal(double gain);            // gain times an orthogonal matrix (Saxe et al. 2014)
-Initializer orthogonal_tall(double gain);       // the same, times sqrt(rows / cols) where rows > cols
+Initializer uniform(double bound);         // in [-bound, bound)
+Initializer orthogonal(double gain);       // gain times an orthogonal matrix (Saxe et al. 2014)
+Initializer orthogonal_tall(double gain);  // the same, times sqrt(rows / cols) where rows > cols
 
 // One value per channel, from its global index n of C.
 Initializer per_channel(std::function<double(std::int64_t n, std::int64_t channels)> value);
@@ -21,7 +22,9 @@ Initializer per_channel(std::function<double(std::int64_t n, std::int64_t channe
 // Where a layer stands, for depth-dependent constants.
 struct Depth {
   std::int64_t layer, layers;
-  double from_first() const { return layers > 1 ? static_cast<double>(layer) / static_cast<double>(layers - 1) : 0.0; }
+  double from_first() const {
+    return layers > 1 ? static_cast<double>(layer) / static_cast<double>(layers - 1) : 0.0;
+  }
   double to_last() const { return 1.0 - static_cast<double>(layer) / static_cast<double>(layers); }
 };
 
@@ -36,8 +39,9 @@ Initializer value_bias();
 Initializer removal_key();
 Initializer state_norm_weight(Depth depth);
 
-// Ranks of the low-rank maps by the official formula max(32, 32 round(factor * sqrt(width) / 32)), rounding half to even; for state heads narrower than the
-// model, sqrt(width * state_width) takes the place of the width.
+// Ranks of the low-rank maps by the official formula max(32, 32 round(factor * sqrt(width) / 32)), rounding
+// half to even; for state heads narrower than the model, sqrt(width * state_width) takes the place of the
+// width.
 enum class LowRank { decay, rate, value, gate };
 std::int64_t low_rank(LowRank kind, const ModelConfig& config);
 

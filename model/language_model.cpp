@@ -20,7 +20,8 @@ parallel::Initializer head_init(const ModelConfig& config) {
 
 }  // namespace
 
-LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed)
+LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group,
+                             std::uint64_t seed)
     : config_(config) {
   check(config);
   const parallel::LayerBuilder builder(parameters_, tensor_group, seed);
@@ -39,11 +40,13 @@ LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& 
 
 std::int64_t LanguageModel::parameter_count() const {
   std::int64_t count = 0;
-  for (const parallel::Parameter& parameter : parameters_) count += c10::multiply_integers(parameter.global_shape);
+  for (const parallel::Parameter& parameter : parameters_)
+    count += c10::multiply_integers(parameter.global_shape);
   return count;
 }
 
-at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const at::Tensor& document_starts, ModelState* state) const {
+at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const at::Tensor& document_starts,
+                                 ModelState* state) const {
   if (state && state->layers.empty()) state->layers.resize(layers_.size());
   const Documents documents(tokens.size(0), tokens.size(1), document_starts, state ? state->position : 0,
                             state ? state->document_begin : std::vector<std::int64_t>());

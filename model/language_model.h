@@ -1,6 +1,7 @@
 // The language model: embedding, layers of mixer and feed-forward, norm, output head.
 //
-//   h = embedding(tokens);  for each layer: h += mixer(norm(h)); h += feed_forward(norm(h));  logits = head(norm(h))
+//   h = embedding(tokens);  for each layer: h += mixer(norm(h)); h += feed_forward(norm(h));  logits =
+//   head(norm(h))
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -28,15 +29,17 @@ class LanguageModel {
   const parallel::Parameters& parameters() const { return parameters_; }
   std::int64_t parameter_count() const;  // of the whole model
 
-  // tokens [B, T] int64 -> the last norm's output [B, T, C]. `document_starts` as in data::Batch, may be undefined. With a state the
-  // tokens continue those seen before, and the state is brought up to date.
-  at::Tensor hidden(const at::Tensor& tokens, const at::Tensor& document_starts = {}, ModelState* state = nullptr) const;
+  // tokens [B, T] int64 -> the last norm's output [B, T, C]. `document_starts` as in data::Batch, may be
+  // undefined. With a state the tokens continue those seen before, and the state is brought up to date.
+  at::Tensor hidden(const at::Tensor& tokens, const at::Tensor& document_starts = {},
+                    ModelState* state = nullptr) const;
 
   // hidden [..., C] -> logits [..., V].
   at::Tensor logits(const at::Tensor& hidden) const;
 
   // The loss of every token in nats, [B * T]; zero where the target is -1.
-  at::Tensor losses(const at::Tensor& tokens, const at::Tensor& targets, const at::Tensor& document_starts = {}) const;
+  at::Tensor losses(const at::Tensor& tokens, const at::Tensor& targets,
+                    const at::Tensor& document_starts = {}) const;
 
  private:
   struct Layer {

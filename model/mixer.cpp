@@ -14,7 +14,8 @@ Mixer::Mixer(const ModelConfig& config, init::Depth depth, const parallel::Layer
   std::vector<parallel::LayerBuilder::RowInput> inputs;
   if (attention.heads > 0) {
     attention_.emplace(config, hybrid && config.fusion.attention_norm, layers.in("attention"));
-    const double std = 1.0 / std::sqrt(static_cast<double>(attention.heads * attention.head_size * 2 * config.layers));
+    const double std =
+        1.0 / std::sqrt(static_cast<double>(attention.heads * attention.head_size * 2 * config.layers));
     inputs.push_back({"attention", attention.heads, attention.head_size,
                       config.init == InitKind::rwkv ? init::constant(0.0) : init::normal(std)});
   }
@@ -22,7 +23,8 @@ Mixer::Mixer(const ModelConfig& config, init::Depth depth, const parallel::Layer
     state_heads_.emplace(config, depth, depth.layer == 0, layers.in("state"));
     if (hybrid && config.fusion.alpha == Alpha::layer)
       alpha_ = layers.replicated("output.alpha", {1}, init::constant(1.0), {.partial_gradient = true});
-    // Rows that read the state heads start at zero: a new hybrid computes what its attention heads alone would.
+    // Rows that read the state heads start at zero: a new hybrid computes what its attention heads alone
+    // would.
     inputs.push_back({"state", state.heads, state.head_size, init::constant(0.0)});
   }
   output_ = layers.row_linear("output", inputs, config.width);

@@ -10,8 +10,9 @@
 
 namespace wuneng::model {
 
-// out = [A; alpha R] W_o: the rows of W_o that read the attention heads and those that read the state heads are parameters of their own
-// (output.attention, output.state), and one all-reduce sums both over the tensor group.
+// out = [A; alpha R] W_o: the rows of W_o that read the attention heads and those that read the state heads
+// are parameters of their own (output.attention, output.state), and one all-reduce sums both over the tensor
+// group.
 class Mixer {
  public:
   Mixer(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers);

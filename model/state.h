@@ -1,4 +1,5 @@
-// What a model remembers of the tokens it has seen: carried from call to call, it makes any split of a sequence give the same output.
+// What a model remembers of the tokens it has seen: carried from call to call, it makes any split of a
+// sequence give the same output.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,15 +10,17 @@
 namespace wuneng::model {
 
 struct LayerState {
-  at::Tensor keys, values;      // [B, P, H_kv, N] of the attention heads, after position embedding; P tokens so far
-  at::Tensor mixer_previous;    // [B, C] the last token's input of the state heads' token shift
-  at::Tensor wkv;               // [B, H_s, N, N]
-  at::Tensor ffn_previous;      // [B, C] the last token's input of the channel mix
+  at::Tensor keys,
+      values;  // [B, P, H_kv, N] of the attention heads, after position embedding; P tokens so far
+  at::Tensor mixer_previous;  // [B, C] the last token's input of the state heads' token shift
+  at::Tensor wkv;             // [B, H_s, N, N]
+  at::Tensor ffn_previous;    // [B, C] the last token's input of the channel mix
 };
 
 struct ModelState {
-  std::int64_t position = 0;                  // tokens seen, per row
-  std::vector<std::int64_t> document_begin;   // [B] position at which each row's present document began; empty: 0
+  std::int64_t position = 0;  // tokens seen, per row
+  std::vector<std::int64_t>
+      document_begin;  // [B] position at which each row's present document began; empty: 0
   std::vector<LayerState> layers;
 };
 

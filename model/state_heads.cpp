@@ -21,7 +21,8 @@ at::Tensor expand(const LowRankMap& map, const at::Tensor& hidden) {
 
 }  // namespace
 
-StateHeads::StateHeads(const ModelConfig& config, init::Depth depth, bool first, const parallel::LayerBuilder& layers)
+StateHeads::StateHeads(const ModelConfig& config, init::Depth depth, bool first,
+                       const parallel::LayerBuilder& layers)
     : config_(config.state), first_(first) {
   const std::int64_t C = config.width, H = config_.heads, N = config_.head_size;
   const parallel::Split by_head{.dim = 0, .heads = H};
@@ -34,7 +35,9 @@ StateHeads::StateHeads(const ModelConfig& config, init::Depth depth, bool first,
   value_ = layers.column_linear("value", C, H, N, init::orthogonal(1.0));
   decay_ = low_rank_map("decay", init::LowRank::decay, init::decay_bias(depth, N), config, layers);
   rate_ = low_rank_map("rate", init::LowRank::rate, init::rate_bias(N), config, layers);
-  if (!first_) value_residual_ = low_rank_map("value_residual", init::LowRank::value, init::value_bias(), config, layers);
+  if (!first_)
+    value_residual_ =
+        low_rank_map("value_residual", init::LowRank::value, init::value_bias(), config, layers);
   gate_ = low_rank_map("gate", init::LowRank::gate, nullptr, config, layers);
   removal_ = per_head("removal", init::removal_key());
   replacement_ = per_head("replacement", init::constant(1.02));
@@ -43,16 +46,20 @@ StateHeads::StateHeads(const ModelConfig& config, init::Depth depth, bool first,
   norm_bias_ = per_head("norm.bias", init::constant(0.0));
 }
 
-LowRankMap StateHeads::low_rank_map(const std::string& name, init::LowRank kind, const parallel::Initializer& bias,
-                                    const ModelConfig& config, const parallel::LayerBuilder& layers) const {
+LowRankMap StateHeads::low_rank_map(const std::string& name, init::LowRank kind,
+                                    const parallel::Initializer& bias, const ModelConfig& config,
+                                    const parallel::LayerBuilder& layers) const {
   const std::int64_t rank = init::low_rank(kind, config), channels = config_.heads * config_.head_size;
   // The decay's bias learns at twice the rate, as in the official recipe.
-  const parallel::OptimizerGroup bias_group{.weight_decay = false, .lr_scale = kind == init::LowRank::decay ? 2.0 : 1.0};
+  const parallel::OptimizerGroup bias_group{.weight_decay = false,
+                                            .lr_scale = kind == init::LowRank::decay ? 2.0 : 1.0};
   LowRankMap map;
   if (bias)
     map.bias = layers.split(name + ".bias", {channels}, bias, {.dim = 0, .heads = config_.heads}, bias_group);
-  map.down = layers.replicated(name + ".down", {config.width, rank}, init::constant(0.0), {.partial_gradient = true});
-  map.up = layers.split(name + ".up", {rank, channels}, init::orthogonal_tall(0.1), {.dim = 1, .heads = config_.heads});
+  map.down = layers.replicated(name + ".down", {config.width, rank}, init::constant(0.0),
+                               {.partial_gradient = true});
+  map.up = layers.split(name + ".up", {rank, channels}, init::orthogonal_tall(0.1),
+                        {.dim = 1, .heads = config_.heads});
   return map;
 }
 
@@ -72,18 +79,21 @@ at::Tensor StateHeads::operator()(const at::Tensor& x, const Documents& document
   if (first_)
     first_values = v;
   else
-    v = kernels::mix_values(v, first_values, heads(expand(value_residual_, mixed[value].matmul(value_residual_.down))));
+    v = kernels::mix_values(v, first_values,
+                            heads(expand(value_residual_, mixed[value].matmul(value_residual_.down))));
 
-  const kernels::StateHeadInputs in = kernels::prepare_state_head(decay_logit, rate_logit, k, removal_, replacement_);
-  const kernels::Wkv7Output out = kernels::wkv7(r, in.log_decay, in.k, v, in.a, in.b, state ? state->wkv : at::Tensor(),
-                                                documents.starts());
+  const kernels::StateHeadInputs in =
+      kernels::prepare_state_head(decay_logit, rate_logit, k, removal_, replacement_);
+  const kernels::Wkv7Output out = kernels::wkv7(r, in.log_decay, in.k, v, in.a, in.b,
+                                                state ? state->wkv : at::Tensor(), documents.starts());
   if (state) {
     state->wkv = out.final_state;
     state->mixer_previous = x.select(1, T - 1);
   }
   // 64e-5 for heads of 64: the official code does not divide its read-out by N, and scales epsilon instead.
   const double eps = static_cast<double>(N) * 1e-5;
-  return kernels::finish_state_head(out.y, r, in.k, v, g, bonus_, norm_weight_, norm_bias_, eps).view({B, T, -1});
+  return kernels::finish_state_head(out.y, r, in.k, v, g, bonus_, norm_weight_, norm_bias_, eps)
+      .view({B, T, -1});
 }
 
 }  // namespace wuneng::model

@@ -13,7 +13,8 @@ namespace wuneng::model {
 
 // bias + f(x down) up, the low-rank maps of decay, in-context rate, value residual and gate.
 struct LowRankMap {
-  at::Tensor down;  // [C, rank], held by every rank of the tensor group, which see their own heads' share of its gradient
+  at::Tensor down;  // [C, rank], held by every rank of the tensor group, which see their own heads' share of
+                    // its gradient
   at::Tensor up;    // [rank, H * N], split by head
   at::Tensor bias;  // [H * N], split by head; undefined: none
 };
@@ -23,7 +24,8 @@ class StateHeads {
   // `first`: the first layer that has state heads; its values feed the value residual of the others.
   StateHeads(const ModelConfig& config, init::Depth depth, bool first, const parallel::LayerBuilder& layers);
 
-  // x [B, T, C] -> this rank's heads [B, T, H * N]. `first_values` [B, T, H, N] is set by the first layer and read by the others.
+  // x [B, T, C] -> this rank's heads [B, T, H * N]. `first_values` [B, T, H, N] is set by the first layer and
+  // read by the others.
   at::Tensor operator()(const at::Tensor& x, const Documents& documents, LayerState* state,
                         at::Tensor& first_values) const;
 

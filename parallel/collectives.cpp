@@ -29,7 +29,9 @@ struct LeaveShards : torch::autograd::Function<LeaveShards> {
   static at::Tensor forward(AutogradContext*, const at::Tensor& partial, Communicator* group) {
     return summed(partial, *group);
   }
-  static variable_list backward(AutogradContext*, const variable_list& gradients) { return {gradients[0], at::Tensor()}; }
+  static variable_list backward(AutogradContext*, const variable_list& gradients) {
+    return {gradients[0], at::Tensor()};
+  }
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// How the ranks of a group talk. Tensors are on the CPU and contiguous; every rank makes the same calls in the same order.
+// How the ranks of a group talk. Tensors are on the CPU and contiguous; every rank makes the same calls in
+// the same order.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -10,10 +10,13 @@
 namespace wuneng::parallel {
 namespace {
 
-constexpr std::int64_t alignment = 64;        // elements between the starts of parameters
-constexpr std::int64_t piece_slice = 1 << 18;  // elements per rank and exchange across ranks (1 MiB of float32)
+constexpr std::int64_t alignment = 64;  // elements between the starts of parameters
+constexpr std::int64_t piece_slice = 1
+                                     << 18;  // elements per rank and exchange across ranks (1 MiB of float32)
 
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 // rows[0 .. n) summed pairwise into rows[0]; n is a power of two.
 void sum_tree(std::vector<at::Tensor> rows) {
@@ -30,11 +33,13 @@ void check_tree(std::int64_t micro_batches, std::int64_t ranks) {
   const bool power_of_two = (ranks & (ranks - 1)) == 0;
   if (power_of_two && micro_batches % ranks == 0) return;
   std::string valid;
-  for (std::int64_t d = 1; micro_batches % d == 0; d *= 2) valid += fmt::format("{}{}", valid.empty() ? "" : ", ", d);
-  throw UsageError(fmt::format(
-      "{} data-parallel ranks cannot share {} micro-batches (trainer.global_batch / trainer.micro_batch) bit for bit: the number of ranks must be a power of two that "
-      "divides them: {}",
-      ranks, micro_batches, valid));
+  for (std::int64_t d = 1; micro_batches % d == 0; d *= 2)
+    valid += fmt::format("{}{}", valid.empty() ? "" : ", ", d);
+  throw UsageError(
+      fmt::format("{} data-parallel ranks cannot share {} micro-batches (trainer.global_batch / "
+                  "trainer.micro_batch) bit for bit: the number of ranks must be a power of two that "
+                  "divides them: {}",
+                  ranks, micro_batches, valid));
 }
 
 GradientTree::GradientTree(const Parameters& parameters, Communicator& data_group, std::int64_t micro_batches)
@@ -74,7 +79,8 @@ void GradientTree::end_micro_batch() {
 }
 
 const std::vector<at::Tensor>& GradientTree::reduce() {
-  WN_CHECK(done_ == local_ && pending_.size() == 1, "GradientTree: {} of {} micro-batches done", done_, local_);
+  WN_CHECK(done_ == local_ && pending_.size() == 1, "GradientTree: {} of {} micro-batches done", done_,
+           local_);
   const at::Tensor flat = std::move(pending_.back().flat);
   pending_.clear();
   done_ = 0;

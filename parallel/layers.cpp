@@ -19,7 +19,8 @@ constexpr OptimizerGroup matrix_group{.weight_decay = true, .lr_scale = 1.0};
 at::Tensor ColumnLinear::operator()(const at::Tensor& x) const { return at::linear(x, weight); }
 
 at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs) const {
-  WN_CHECK(inputs.size() == weights.size(), "RowLinear: {} inputs for {} matrices", inputs.size(), weights.size());
+  WN_CHECK(inputs.size() == weights.size(), "RowLinear: {} inputs for {} matrices", inputs.size(),
+           weights.size());
   at::Tensor sum = at::linear(inputs[0], weights[0]);
   for (std::size_t i = 1; i < inputs.size(); ++i) sum = sum.add(at::linear(inputs[i], weights[i]));
   return leave_shards(sum, *tensor_group);
@@ -37,8 +38,8 @@ LayerBuilder LayerBuilder::in(const std::string& name) const {
 }
 
 std::int64_t LayerBuilder::local(std::int64_t heads) const {
-  WN_REQUIRE(heads % tensor_group_->size() == 0, "{}{} heads cannot be split over parallel.tensor = {} ranks", prefix_, heads,
-             tensor_group_->size());
+  WN_REQUIRE(heads % tensor_group_->size() == 0, "{}{} heads cannot be split over parallel.tensor = {} ranks",
+             prefix_, heads, tensor_group_->size());
   return heads / tensor_group_->size();
 }
 
@@ -47,8 +48,8 @@ at::Tensor LayerBuilder::replicated(const std::string& name, at::IntArrayRef sha
   return add(name, shape, init, Split{}, options.partial_gradient, group);
 }
 
-at::Tensor LayerBuilder::split(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,
-                               OptimizerGroup group) const {
+at::Tensor LayerBuilder::split(const std::string& name, at::IntArrayRef shape, const Initializer& init,
+                               Split split, OptimizerGroup group) const {
   return add(name, shape, init, split, false, group);
 }
 
@@ -57,7 +58,8 @@ ColumnLinear LayerBuilder::column_linear(const std::string& name, std::int64_t i
   return {split(name + ".weight", {heads * head_size, in}, init, Split{0, heads}, matrix_group)};
 }
 
-RowLinear LayerBuilder::row_linear(const std::string& name, const std::vector<RowInput>& inputs, std::int64_t out) const {
+RowLinear LayerBuilder::row_linear(const std::string& name, const std::vector<RowInput>& inputs,
+                                   std::int64_t out) const {
   RowLinear layer{{}, tensor_group_};
   for (const RowInput& input : inputs) {
     const std::string matrix = input.name.empty() ? name : name + "." + input.name;
@@ -77,10 +79,11 @@ ColumnLinear LayerBuilder::vocab_linear(const std::string& name, std::int64_t vo
   return column_linear(name, width, vocab_size, 1, init);
 }
 
-at::Tensor LayerBuilder::add(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,
-                             bool partial_gradient, OptimizerGroup group) const {
+at::Tensor LayerBuilder::add(const std::string& name, at::IntArrayRef shape, const Initializer& init,
+                             Split split, bool partial_gradient, OptimizerGroup group) const {
   const std::string full = prefix_ + name;
-  WN_CHECK(std::none_of(parameters_->begin(), parameters_->end(), [&](const Parameter& p) { return p.name == full; }),
+  WN_CHECK(std::none_of(parameters_->begin(), parameters_->end(),
+                        [&](const Parameter& p) { return p.name == full; }),
            "parameter {} is made twice", full);
   at::Tensor value = init(shape, hash_text(full, seed_));
   std::int64_t begin = 0;

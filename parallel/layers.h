@@ -1,5 +1,5 @@
-// The layers that models are built from. A model asks for heads, matrices and vectors by their global sizes; each rank of the tensor group
-// gets its contiguous range of heads, and the model never learns which.
+// The layers that models are built from. A model asks for heads, matrices and vectors by their global sizes;
+// each rank of the tensor group gets its contiguous range of heads, and the model never learns which.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,13 +17,15 @@ namespace wuneng::parallel {
 // Makes the whole (global) tensor of a parameter, the same on every rank.
 using Initializer = std::function<at::Tensor(at::IntArrayRef shape, std::uint64_t seed)>;
 
-// How a parameter is cut: `dim` is split into `heads` equal parts, of which each rank takes a contiguous range.
+// How a parameter is cut: `dim` is split into `heads` equal parts, of which each rank takes a contiguous
+// range.
 struct Split {
   int dim = -1;  // -1: not cut, every rank holds it
   std::int64_t heads = 1;
 };
 
-// A parameter that every rank holds but whose gradient is only its own heads' share; the trainer sums it over the tensor group.
+// A parameter that every rank holds but whose gradient is only its own heads' share; the trainer sums it over
+// the tensor group.
 struct Replicated {
   bool partial_gradient = false;
 };
@@ -34,11 +36,13 @@ struct ColumnLinear {
   at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., local rows]
 };
 
-// y = sum over inputs i of x_i W_i^T with the columns of each W_i [out, heads_i * head_size_i] split by head; one all-reduce for all.
+// y = sum over inputs i of x_i W_i^T with the columns of each W_i [out, heads_i * head_size_i] split by head;
+// one all-reduce for all.
 struct RowLinear {
   std::vector<at::Tensor> weights;
   Communicator* tensor_group = nullptr;
-  at::Tensor operator()(const std::vector<at::Tensor>& inputs) const;  // [..., local columns_i] each -> [..., out]
+  at::Tensor operator()(
+      const std::vector<at::Tensor>& inputs) const;  // [..., local columns_i] each -> [..., out]
 };
 
 // Rows of the embedding matrix [V, width].
@@ -59,13 +63,13 @@ class LayerBuilder {
   std::int64_t local(std::int64_t heads) const;
   Communicator& tensor_group() const { return *tensor_group_; }
 
-  at::Tensor replicated(const std::string& name, at::IntArrayRef shape, const Initializer& init, Replicated options = {},
-                        OptimizerGroup group = {}) const;
+  at::Tensor replicated(const std::string& name, at::IntArrayRef shape, const Initializer& init,
+                        Replicated options = {}, OptimizerGroup group = {}) const;
   at::Tensor split(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,
                    OptimizerGroup group = {}) const;
 
-  ColumnLinear column_linear(const std::string& name, std::int64_t in, std::int64_t heads, std::int64_t head_size,
-                             const Initializer& init) const;
+  ColumnLinear column_linear(const std::string& name, std::int64_t in, std::int64_t heads,
+                             std::int64_t head_size, const Initializer& init) const;
 
   // One of the inputs of a row-parallel layer.
   struct RowInput {
@@ -75,9 +79,12 @@ class LayerBuilder {
   };
   RowLinear row_linear(const std::string& name, const std::vector<RowInput>& inputs, std::int64_t out) const;
 
-  // The two ends of the model, [V, width] each: rows of the embedding, and the head that maps to one logit per id.
-  Embedding embedding(const std::string& name, std::int64_t vocab_size, std::int64_t width, const Initializer& init) const;
-  ColumnLinear vocab_linear(const std::string& name, std::int64_t vocab_size, std::int64_t width, const Initializer& init) const;
+  // The two ends of the model, [V, width] each: rows of the embedding, and the head that maps to one logit
+  // per id.
+  Embedding embedding(const std::string& name, std::int64_t vocab_size, std::int64_t width,
+                      const Initializer& init) const;
+  ColumnLinear vocab_linear(const std::string& name, std::int64_t vocab_size, std::int64_t width,
+                            const Initializer& init) const;
 
  private:
   at::Tensor add(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,

@@ -6,11 +6,12 @@ namespace wuneng::parallel {
 
 void check_mesh(const ParallelConfig& config, std::int64_t processes) {
   WN_REQUIRE(processes % config.tensor == 0,
-             "parallel.tensor = {}: does not divide the {} processes of this job; start a multiple of {}", config.tensor,
-             processes, config.tensor);
+             "parallel.tensor = {}: does not divide the {} processes of this job; start a multiple of {}",
+             config.tensor, processes, config.tensor);
   const std::int64_t data = config.data > 0 ? config.data : processes / config.tensor;
   WN_REQUIRE(data * config.tensor == processes,
-             "parallel.data = {} x parallel.tensor = {} needs {} processes, but this job has {}: start it with mpirun -n {}, or set "
+             "parallel.data = {} x parallel.tensor = {} needs {} processes, but this job has {}: start it "
+             "with mpirun -n {}, or set "
              "parallel.data=auto",
              data, config.tensor, data * config.tensor, processes, data * config.tensor);
 }

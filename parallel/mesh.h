@@ -1,4 +1,5 @@
-// The ranks of a job as a grid, data x tensor; tensor neighbours are adjacent ranks, so that they share a node.
+// The ranks of a job as a grid, data x tensor; tensor neighbours are adjacent ranks, so that they share a
+// node.
 #pragma once
 
 #include <memory>
@@ -16,8 +17,12 @@ class Mesh {
   // Splits `world`, whose ranks all call this after check_mesh().
   Mesh(const ParallelConfig& config, Communicator& world);
 
-  Communicator& data() const { return *data_; }      // ranks that hold the same shards and different micro-batches
-  Communicator& tensor() const { return *tensor_; }  // ranks that hold different shards and the same micro-batches
+  Communicator& data() const {
+    return *data_;
+  }  // ranks that hold the same shards and different micro-batches
+  Communicator& tensor() const {
+    return *tensor_;
+  }  // ranks that hold different shards and the same micro-batches
 
  private:
   std::unique_ptr<Communicator> data_, tensor_;

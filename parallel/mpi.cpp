@@ -9,17 +9,23 @@
 namespace wuneng::parallel {
 namespace {
 
-// Large calls go in pieces: Open MPI 4.1 moves 1 to 4 MiB pieces through shared memory three times as fast as one large call.
+// Large calls go in pieces: Open MPI 4.1 moves 1 to 4 MiB pieces through shared memory three times as fast as
+// one large call.
 constexpr std::int64_t piece_bytes = 2 << 20;
 
 MPI_Datatype mpi_type(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case at::kFloat: return MPI_FLOAT;
-    case at::kDouble: return MPI_DOUBLE;
-    case at::kLong: return MPI_INT64_T;
-    default: break;
+    case at::kFloat:
+      return MPI_FLOAT;
+    case at::kDouble:
+      return MPI_DOUBLE;
+    case at::kLong:
+      return MPI_INT64_T;
+    default:
+      break;
   }
-  throw Error(fmt::format("communicator: dtype {} is not float32, float64 or int64", c10::toString(tensor.scalar_type())));
+  throw Error(fmt::format("communicator: dtype {} is not float32, float64 or int64",
+                          c10::toString(tensor.scalar_type())));
 }
 
 void check_tensor(const at::Tensor& tensor, const char* call) {
@@ -66,21 +72,29 @@ class Mpi final : public Communicator {
     check_tensor(mine, "all_gather");
     check_tensor(all, "all_gather");
     WN_CHECK(all.numel() == mine.numel() * size_ && all.scalar_type() == mine.scalar_type(),
-             "all_gather: {} elements cannot hold {} from each of {} ranks", all.numel(), mine.numel(), size_);
-    exchange(mine.numel(), mine, all, [&](const void* from, void* to, int count, MPI_Datatype type) {
-      check_result(MPI_Allgather(from, count, type, to, count, type, group_), "MPI_Allgather");
-    }, false);
+             "all_gather: {} elements cannot hold {} from each of {} ranks", all.numel(), mine.numel(),
+             size_);
+    exchange(
+        mine.numel(), mine, all,
+        [&](const void* from, void* to, int count, MPI_Datatype type) {
+          check_result(MPI_Allgather(from, count, type, to, count, type, group_), "MPI_Allgather");
+        },
+        false);
   }
 
   void all_to_all(const at::Tensor& send, const at::Tensor& receive) override {
     check_tensor(send, "all_to_all");
     check_tensor(receive, "all_to_all");
-    WN_CHECK(send.numel() == receive.numel() && send.numel() % size_ == 0 && send.scalar_type() == receive.scalar_type(),
-             "all_to_all: {} elements to send and {} to receive are not {} equal pieces", send.numel(), receive.numel(),
-             size_);
-    exchange(send.numel() / size_, send, receive, [&](const void* from, void* to, int count, MPI_Datatype type) {
-      check_result(MPI_Alltoall(from, count, type, to, count, type, group_), "MPI_Alltoall");
-    }, true);
+    WN_CHECK(send.numel() == receive.numel() && send.numel() % size_ == 0 &&
+                 send.scalar_type() == receive.scalar_type(),
+             "all_to_all: {} elements to send and {} to receive are not {} equal pieces", send.numel(),
+             receive.numel(), size_);
+    exchange(
+        send.numel() / size_, send, receive,
+        [&](const void* from, void* to, int count, MPI_Datatype type) {
+          check_result(MPI_Alltoall(from, count, type, to, count, type, group_), "MPI_Alltoall");
+        },
+        true);
   }
 
   void barrier() override { check_result(MPI_Barrier(group_), "MPI_Barrier"); }
@@ -91,7 +105,8 @@ class Mpi final : public Communicator {
     check_result(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, group_), "MPI_Allgather");
     for (int r = 1; r < size_; ++r) offsets[r] = offsets[r - 1] + lengths[r - 1];
     std::string joined(static_cast<std::size_t>(offsets.back() + lengths.back()), '\0');
-    check_result(MPI_Allgatherv(mine.data(), length, MPI_CHAR, joined.data(), lengths.data(), offsets.data(), MPI_CHAR, group_),
+    check_result(MPI_Allgatherv(mine.data(), length, MPI_CHAR, joined.data(), lengths.data(), offsets.data(),
+                                MPI_CHAR, group_),
                  "MPI_Allgatherv");
     std::vector<std::string> texts;
     for (int r = 0; r < size_; ++r) texts.push_back(joined.substr(offsets[r], lengths[r]));
@@ -116,10 +131,11 @@ class Mpi final : public Communicator {
       call(begin, static_cast<int>(std::min(most, elements - begin)));
   }
 
-  // Runs an all-gather (one piece sent) or all-to-all (one piece per rank sent) of `count` elements per piece in slices of limited size:
-  // slice i of every piece is packed side by side, exchanged, and unpacked.
+  // Runs an all-gather (one piece sent) or all-to-all (one piece per rank sent) of `count` elements per piece
+  // in slices of limited size: slice i of every piece is packed side by side, exchanged, and unpacked.
   template <class Call>
-  void exchange(std::int64_t count, const at::Tensor& send, const at::Tensor& receive, Call call, bool send_all_pieces) {
+  void exchange(std::int64_t count, const at::Tensor& send, const at::Tensor& receive, Call call,
+                bool send_all_pieces) {
     const auto bytes = static_cast<std::int64_t>(send.element_size());
     const MPI_Datatype type = mpi_type(send);
     if (count * bytes * size_ <= piece_bytes)
@@ -131,7 +147,8 @@ class Mpi final : public Communicator {
       const std::int64_t n = std::min(most, count - begin);
       const void* from = at(send, begin);
       if (send_all_pieces) {
-        for (int r = 0; r < size_; ++r) std::memcpy(packed.data() + r * n * bytes, at(send, r * count + begin), n * bytes);
+        for (int r = 0; r < size_; ++r)
+          std::memcpy(packed.data() + r * n * bytes, at(send, r * count + begin), n * bytes);
         from = packed.data();
       }
       call(from, received.data(), static_cast<int>(n), type);

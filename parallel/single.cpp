@@ -11,7 +11,9 @@ class Single final : public Communicator {
   int size() const override { return 1; }
   void broadcast(const at::Tensor&, int) override {}
   void all_reduce_sum(const at::Tensor&) override {}
-  void all_gather(const at::Tensor& mine, const at::Tensor& all) override { all.view(-1).copy_(mine.view(-1)); }
+  void all_gather(const at::Tensor& mine, const at::Tensor& all) override {
+    all.view(-1).copy_(mine.view(-1));
+  }
   void all_to_all(const at::Tensor& send, const at::Tensor& receive) override {
     receive.view(-1).copy_(send.view(-1));
   }

@@ -40,7 +40,8 @@ World::World() : communicator_(make_single()), host_(host_name()) {
              "MPI grants thread level {} instead of MPI_THREAD_MULTIPLE ({}); use another build of MPI",
              provided, static_cast<int>(MPI_THREAD_MULTIPLE));
   WN_REQUIRE(launched <= size(),
-             "the launcher on {} started {} processes, but MPI sees {}: launcher and MPI library do not belong together; with Slurm "
+             "the launcher on {} started {} processes, but MPI sees {}: launcher and MPI library do not "
+             "belong together; with Slurm "
              "use srun --mpi=pmix, else the mpirun of the MPI that this program was built with",
              host_, launched, size());
   char text[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -53,8 +54,10 @@ World::World() : communicator_(make_single()), host_(host_name()) {
   MPI_Comm_size(node, &processes_on_this_node_);
   MPI_Comm_free(&node);
 #else
-  WN_REQUIRE(launched == 1, "started as one of {} processes, but this program was built without MPI: build it with -DWUNENG_MPI=ON",
-             launched);
+  WN_REQUIRE(
+      launched == 1,
+      "started as one of {} processes, but this program was built without MPI: build it with -DWUNENG_MPI=ON",
+      launched);
 #endif
 }
 

@@ -8,11 +8,12 @@
 
 namespace wuneng::parallel {
 
-// Starts MPI when a launcher (mpirun, srun) started this process, and is one process otherwise. Owned by main; its end is MPI_Finalize.
+// Starts MPI when a launcher (mpirun, srun) started this process, and is one process otherwise. Owned by
+// main; its end is MPI_Finalize.
 class World {
  public:
-  // Throws UsageError when the launcher says that there are several processes but they cannot see each other, or when the program
-  // was built without MPI.
+  // Throws UsageError when the launcher says that there are several processes but they cannot see each other,
+  // or when the program was built without MPI.
   World();
   ~World();
   World(const World&) = delete;

@@ -13,7 +13,8 @@ namespace {
 std::string list_ranks(const std::vector<int>& ranks) {
   std::string text;
   constexpr std::size_t shown = 8;
-  for (std::size_t i = 0; i < std::min(ranks.size(), shown); ++i) text += fmt::format("{}{}", i ? ", " : "", ranks[i]);
+  for (std::size_t i = 0; i < std::min(ranks.size(), shown); ++i)
+    text += fmt::format("{}{}", i ? ", " : "", ranks[i]);
   if (ranks.size() > shown) text += fmt::format(" and {} more", ranks.size() - shown);
   return text;
 }
@@ -47,8 +48,8 @@ void print(const std::string& message) {
 
 void agree(parallel::Communicator& world, const std::function<void()>& work) {
   const Failure mine = attempt(work);
-  const std::vector<std::string> all =
-      world.all_gather_text(mine.message.empty() ? "" : fmt::format("{}{}", static_cast<int>(mine.code), mine.message));
+  const std::vector<std::string> all = world.all_gather_text(
+      mine.message.empty() ? "" : fmt::format("{}{}", static_cast<int>(mine.code), mine.message));
   std::vector<int> failed;
   for (int r = 0; r < world.size(); ++r)
     if (!all[r].empty()) failed.push_back(r);
@@ -56,7 +57,8 @@ void agree(parallel::Communicator& world, const std::function<void()>& work) {
   const std::string& first = all[failed.front()];
   const auto code = static_cast<ExitCode>(first[0] - '0');
   const bool everywhere = static_cast<int>(failed.size()) == world.size();
-  throw AgreedError(everywhere ? first.substr(1) : fmt::format("rank {}: {}", list_ranks(failed), first.substr(1)), code);
+  throw AgreedError(
+      everywhere ? first.substr(1) : fmt::format("rank {}: {}", list_ranks(failed), first.substr(1)), code);
 }
 
 void check_same(parallel::World& world, const std::vector<Fact>& facts) {
@@ -68,20 +70,23 @@ void check_same(parallel::World& world, const std::vector<Fact>& facts) {
     if (ranks_of.size() == 1) continue;
     // The odd ones are those outside the largest set of equal ranks.
     const auto largest = std::max_element(ranks_of.begin(), ranks_of.end(), [](const auto& a, const auto& b) {
-      return a.second.size() < b.second.size() || (a.second.size() == b.second.size() && a.second.front() > b.second.front());
+      return a.second.size() < b.second.size() ||
+             (a.second.size() == b.second.size() && a.second.front() > b.second.front());
     });
     std::string text;
     for (const auto& [value, ranks] : ranks_of)
       if (value != largest->first)
         text += fmt::format("; rank {} on {} has {}", list_ranks(ranks), hosts[ranks.front()], value);
-    throw AgreedError(fmt::format("{} differs between the ranks: rank {} has {}{}; start all ranks from the same program, "
-                                  "configuration and data",
-                                  fact.name, list_ranks(largest->second), largest->first, text),
-                      ExitCode::usage);
+    throw AgreedError(
+        fmt::format("{} differs between the ranks: rank {} has {}{}; start all ranks from the same program, "
+                    "configuration and data",
+                    fact.name, list_ranks(largest->second), largest->first, text),
+        ExitCode::usage);
   }
 }
 
-int run_guarded(parallel::World& world, const std::function<ExitCode()>& body, const std::function<std::string()>& where) {
+int run_guarded(parallel::World& world, const std::function<ExitCode()>& body,
+                const std::function<std::string()>& where) {
   ExitCode result = ExitCode::done;
   std::string agreed;
   const Failure failure = attempt([&] {
@@ -99,8 +104,8 @@ int run_guarded(parallel::World& world, const std::function<ExitCode()>& body, c
     return static_cast<int>(failure.code);
   }
   const std::string place = where();
-  print(fmt::format("rank {} of {} on {}{}{}: {}", world.rank(), world.size(), world.host(), place.empty() ? "" : ", ", place,
-                    failure.message));
+  print(fmt::format("rank {} of {} on {}{}{}: {}", world.rank(), world.size(), world.host(),
+                    place.empty() ? "" : ", ", place, failure.message));
   world.abort(static_cast<int>(failure.code));
 }
 

@@ -17,8 +17,8 @@ class AgreedError : public Error {
   using Error::Error;
 };
 
-// Runs `work` on every rank. If it throws on any, every rank throws AgreedError with the first failing rank's message (and which ranks
-// failed, unless all did) instead of waiting for ever for the others.
+// Runs `work` on every rank. If it throws on any, every rank throws AgreedError with the first failing rank's
+// message (and which ranks failed, unless all did) instead of waiting for ever for the others.
 void agree(parallel::Communicator& world, const std::function<void()>& work);
 
 // A fact that must be the same on every rank, as "what it is" and its value on this rank.
@@ -29,8 +29,9 @@ struct Fact {
 // Throws AgreedError naming the first fact that differs, the odd ranks with their hosts and both values.
 void check_same(parallel::World& world, const std::vector<Fact>& facts);
 
-// The body of a program: runs it, prints an error once and returns the exit code. An error that only this rank knows of ends the whole job at
-// once, naming rank, host and `where()`.
-int run_guarded(parallel::World& world, const std::function<ExitCode()>& body, const std::function<std::string()>& where);
+// The body of a program: runs it, prints an error once and returns the exit code. An error that only this
+// rank knows of ends the whole job at once, naming rank, host and `where()`.
+int run_guarded(parallel::World& world, const std::function<ExitCode()>& body,
+                const std::function<std::string()>& where);
 
 }  // namespace wuneng::trainer

@@ -1,5 +1,5 @@
-// The configuration of a run: strict YAML in, one struct out. trainer/config_keys.cpp holds the one table that checks the file, fills
-// the struct, prints the resolved configuration and writes `wuneng help config`.
+// The configuration of a run: strict YAML in, one struct out. trainer/config_keys.cpp holds the one table
+// that checks the file, fills the struct, prints the resolved configuration and writes `wuneng help config`.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ struct CheckpointConfig {
 
 struct TrainerConfig {
   std::int64_t steps = 1000;
-  std::int64_t global_batch = 16;  // sequences per step, over all ranks
-  std::int64_t micro_batch = 4;    // sequences per forward and backward pass
+  std::int64_t global_batch = 16;   // sequences per step, over all ranks
+  std::int64_t micro_batch = 4;     // sequences per forward and backward pass
   std::int64_t validate_every = 0;  // steps; 0: only at the end
   std::int64_t log_every = 10;      // steps between lines in the log; metrics.jsonl has every step
   std::int64_t threads = 0;         // per process; 0: the cores of the node divided by its processes
@@ -38,9 +38,10 @@ struct Config {
   TrainerConfig trainer;
 };
 
-// Reads `file`, the files it extends (`extends: other.yaml`, relative to itself; nearer wins), then the overrides "a.b.c=value".
-// Unknown, duplicate or misspelt keys, wrong types and values out of range throw UsageError with file, line, key, value, allowed set
-// and nearest spelling; so do combinations that no single key can judge (check(Config)).
+// Reads `file`, the files it extends (`extends: other.yaml`, relative to itself; nearer wins), then the
+// overrides "a.b.c=value". Unknown, duplicate or misspelt keys, wrong types and values out of range throw
+// UsageError with file, line, key, value, allowed set and nearest spelling; so do combinations that no single
+// key can judge (check(Config)).
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
 
 // Parses a resolved configuration as to_yaml() wrote it; `place` stands for the file name in errors.
@@ -49,14 +50,15 @@ Config parse_config(const std::string& yaml, const std::string& place);
 // Every key with its value, in the order of the table, floats round-trip.
 std::string to_yaml(const Config& config);
 
-// Checks combinations: divisibility of batch, micro-batch and heads, model::check ... Throws UsageError with the numbers.
+// Checks combinations: divisibility of batch, micro-batch and heads, model::check ... Throws UsageError with
+// the numbers.
 void check(const Config& config);
 
 // Every key with type, default, range or choices, unit and one line of explanation.
 std::string describe_config_keys();
 
-// Keys whose values differ and which a resumed run must share (all but those the table marks as free to change, such as
-// trainer.steps or parallel.data), as "key: ours -> theirs" lines.
+// Keys whose values differ and which a resumed run must share (all but those the table marks as free to
+// change, such as trainer.steps or parallel.data), as "key: ours -> theirs" lines.
 std::vector<std::string> differences(const Config& ours, const Config& theirs);
 
 // Hash of the values of all keys that a resumed run must share: equal exactly when differences() is empty.

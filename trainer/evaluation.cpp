@@ -14,7 +14,8 @@ std::int64_t text_bytes(const at::Tensor& targets, const data::Tokenizer& tokeni
   const auto* target = targets.const_data_ptr<std::int64_t>();
   std::int64_t bytes = 0;
   for (std::int64_t i = 0; i < targets.numel(); ++i)
-    if (target[i] >= 0) bytes += static_cast<std::int64_t>(tokenizer.bytes_of(static_cast<std::int32_t>(target[i])).size());
+    if (target[i] >= 0)
+      bytes += static_cast<std::int64_t>(tokenizer.bytes_of(static_cast<std::int32_t>(target[i])).size());
   return bytes;
 }
 
@@ -34,15 +35,17 @@ double sum_in_order(const at::Tensor& losses) {
   return sum;
 }
 
-Evaluation evaluate(const model::LanguageModel& model, const data::EvaluationSampler& sampler, std::int64_t micro_batch,
-                    const data::Tokenizer* tokenizer, parallel::Communicator& data_group) {
+Evaluation evaluate(const model::LanguageModel& model, const data::EvaluationSampler& sampler,
+                    std::int64_t micro_batch, const data::Tokenizer* tokenizer,
+                    parallel::Communicator& data_group) {
   const at::NoGradGuard no_grad;
   const std::int64_t micro_batches = (sampler.samples() + micro_batch - 1) / micro_batch;
   const std::int64_t rounds = (micro_batches + data_group.size() - 1) / data_group.size();
   Evaluation result;
   double total = 0.0;
   for (std::int64_t round = 0; round < rounds; ++round) {
-    const data::Batch batch = sampler.batch((round * data_group.size() + data_group.rank()) * micro_batch, micro_batch);
+    const data::Batch batch =
+        sampler.batch((round * data_group.size() + data_group.rank()) * micro_batch, micro_batch);
     const at::Tensor mine = at::zeros({3}, at::kDouble);  // loss, tokens, bytes
     auto* values = mine.mutable_data_ptr<double>();
     if (batch.real_tokens > 0) {

@@ -19,35 +19,47 @@ using Tensors = std::map<std::string, at::Tensor>;
 
 Tensors tensors_of(const SavedModel& saved) {
   Tensors tensors;
-  for (const parallel::Parameter& parameter : saved.model.parameters()) tensors[parameter.name] = parameter.value.detach();
+  for (const parallel::Parameter& parameter : saved.model.parameters())
+    tensors[parameter.name] = parameter.value.detach();
   return tensors;
 }
 
-// Refuses a model that the format cannot hold: `limit` says what the format holds, `value` what the model has.
+// Refuses a model that the format cannot hold: `limit` says what the format holds, `value` what the model
+// has.
 void require(bool holds, const char* format, const char* limit, const std::string& value) {
-  WN_REQUIRE(holds, "--format {}: holds {}, but this model has {}; use --format safetensors, which holds every model", format, limit, value);
+  WN_REQUIRE(
+      holds,
+      "--format {}: holds {}, but this model has {}; use --format safetensors, which holds every model",
+      format, limit, value);
 }
 
 void export_safetensors(const SavedModel& saved, const std::filesystem::path& out) {
   NamedTensors tensors;
-  for (const parallel::Parameter& parameter : saved.model.parameters()) tensors.emplace_back(parameter.name, parameter.value.detach());
+  for (const parallel::Parameter& parameter : saved.model.parameters())
+    tensors.emplace_back(parameter.name, parameter.value.detach());
   write_safetensors(out, tensors, {{"format", "pt"}, {"config", to_yaml(saved.config)}});
 }
 
 // The names of transformers' LlamaForCausalLM.
 NamedTensors llama_tensors(const SavedModel& saved) {
   const Tensors ours = tensors_of(saved);
-  NamedTensors theirs{{"model.embed_tokens.weight", ours.at("embedding.weight")}, {"model.norm.weight", ours.at("final_norm.weight")}};
+  NamedTensors theirs{{"model.embed_tokens.weight", ours.at("embedding.weight")},
+                      {"model.norm.weight", ours.at("final_norm.weight")}};
   if (!saved.config.model.tied_head) theirs.emplace_back("lm_head.weight", ours.at("head.weight"));
   const std::pair<const char*, const char*> names[] = {
-      {"self_attn.q_proj.weight", "attention.query.weight"}, {"self_attn.k_proj.weight", "attention.key.weight"},
-      {"self_attn.v_proj.weight", "attention.value.weight"}, {"self_attn.o_proj.weight", "output.attention.weight"},
-      {"mlp.gate_proj.weight", "ffn.gate.weight"},           {"mlp.up_proj.weight", "ffn.up.weight"},
-      {"mlp.down_proj.weight", "ffn.down.weight"},           {"input_layernorm.weight", "mixer_norm.weight"},
+      {"self_attn.q_proj.weight", "attention.query.weight"},
+      {"self_attn.k_proj.weight", "attention.key.weight"},
+      {"self_attn.v_proj.weight", "attention.value.weight"},
+      {"self_attn.o_proj.weight", "output.attention.weight"},
+      {"mlp.gate_proj.weight", "ffn.gate.weight"},
+      {"mlp.up_proj.weight", "ffn.up.weight"},
+      {"mlp.down_proj.weight", "ffn.down.weight"},
+      {"input_layernorm.weight", "mixer_norm.weight"},
       {"post_attention_layernorm.weight", "ffn_norm.weight"}};
   for (std::int64_t l = 0; l < saved.config.model.layers; ++l)
     for (const auto& [their, our] : names)
-      theirs.emplace_back(fmt::format("model.layers.{}.{}", l, their), ours.at(fmt::format("layers.{}.{}", l, our)));
+      theirs.emplace_back(fmt::format("model.layers.{}.{}", l, their),
+                          ours.at(fmt::format("layers.{}.{}", l, our)));
   return theirs;
 }
 
@@ -92,21 +104,42 @@ void export_llama(const SavedModel& saved, const std::filesystem::path& out) {
 // The names and shapes of the official RWKV-7 checkpoints.
 NamedTensors rwkv_tensors(const SavedModel& saved) {
   const Tensors ours = tensors_of(saved);
-  NamedTensors theirs{{"emb.weight", ours.at("embedding.weight")},      {"blocks.0.ln0.weight", ours.at("embedding_norm.weight")},
-                      {"blocks.0.ln0.bias", ours.at("embedding_norm.bias")}, {"ln_out.weight", ours.at("final_norm.weight")},
-                      {"ln_out.bias", ours.at("final_norm.bias")},      {"head.weight", ours.at(saved.config.model.tied_head ? "embedding.weight" : "head.weight")}};
-  const std::pair<const char*, const char*> same[] = {
-      {"ln1.weight", "mixer_norm.weight"}, {"ln1.bias", "mixer_norm.bias"}, {"ln2.weight", "ffn_norm.weight"}, {"ln2.bias", "ffn_norm.bias"},
-      {"att.w1", "state.decay.down"}, {"att.w2", "state.decay.up"}, {"att.a1", "state.rate.down"}, {"att.a2", "state.rate.up"},
-      {"att.g1", "state.gate.down"}, {"att.g2", "state.gate.up"}, {"att.r_k", "state.bonus"},
-      {"att.receptance.weight", "state.receptance.weight"}, {"att.key.weight", "state.key.weight"}, {"att.value.weight", "state.value.weight"},
-      {"att.output.weight", "output.state.weight"}, {"ffn.key.weight", "ffn.key.weight"}, {"ffn.value.weight", "ffn.value.weight"}};
-  const std::pair<const char*, const char*> vectors[] = {  // [1, 1, C] there
-      {"att.w0", "state.decay.bias"}, {"att.a0", "state.rate.bias"}, {"att.k_k", "state.removal"}, {"att.k_a", "state.replacement"}, {"ffn.x_k", "ffn.mix"}};
+  NamedTensors theirs{
+      {"emb.weight", ours.at("embedding.weight")},
+      {"blocks.0.ln0.weight", ours.at("embedding_norm.weight")},
+      {"blocks.0.ln0.bias", ours.at("embedding_norm.bias")},
+      {"ln_out.weight", ours.at("final_norm.weight")},
+      {"ln_out.bias", ours.at("final_norm.bias")},
+      {"head.weight", ours.at(saved.config.model.tied_head ? "embedding.weight" : "head.weight")}};
+  const std::pair<const char*, const char*> same[] = {{"ln1.weight", "mixer_norm.weight"},
+                                                      {"ln1.bias", "mixer_norm.bias"},
+                                                      {"ln2.weight", "ffn_norm.weight"},
+                                                      {"ln2.bias", "ffn_norm.bias"},
+                                                      {"att.w1", "state.decay.down"},
+                                                      {"att.w2", "state.decay.up"},
+                                                      {"att.a1", "state.rate.down"},
+                                                      {"att.a2", "state.rate.up"},
+                                                      {"att.g1", "state.gate.down"},
+                                                      {"att.g2", "state.gate.up"},
+                                                      {"att.r_k", "state.bonus"},
+                                                      {"att.receptance.weight", "state.receptance.weight"},
+                                                      {"att.key.weight", "state.key.weight"},
+                                                      {"att.value.weight", "state.value.weight"},
+                                                      {"att.output.weight", "output.state.weight"},
+                                                      {"ffn.key.weight", "ffn.key.weight"},
+                                                      {"ffn.value.weight", "ffn.value.weight"}};
+  const std::pair<const char*, const char*> vectors[] = {// [1, 1, C] there
+                                                         {"att.w0", "state.decay.bias"},
+                                                         {"att.a0", "state.rate.bias"},
+                                                         {"att.k_k", "state.removal"},
+                                                         {"att.k_a", "state.replacement"},
+                                                         {"ffn.x_k", "ffn.mix"}};
   const char* mixes[] = {"att.x_r", "att.x_w", "att.x_k", "att.x_v", "att.x_a", "att.x_g"};
   for (std::int64_t l = 0; l < saved.config.model.layers; ++l) {
     const auto our = [&](const std::string& name) { return ours.at(fmt::format("layers.{}.{}", l, name)); };
-    const auto add = [&](const std::string& name, const at::Tensor& tensor) { theirs.emplace_back(fmt::format("blocks.{}.{}", l, name), tensor); };
+    const auto add = [&](const std::string& name, const at::Tensor& tensor) {
+      theirs.emplace_back(fmt::format("blocks.{}.{}", l, name), tensor);
+    };
     for (const auto& [their, name] : same) add(their, our(name));
     for (const auto& [their, name] : vectors) add(their, our(name).reshape({1, 1, -1}));
     for (int i = 0; i < 6; ++i) add(mixes[i], our("state.mix")[i].reshape({1, 1, -1}));
@@ -120,15 +153,16 @@ NamedTensors rwkv_tensors(const SavedModel& saved) {
   return theirs;
 }
 
-// What torch.save() writes for {name: tensor}: a zip of the pickled dictionary, without the type tags of TorchScript that torch.load() refuses by default, and
-// the bytes of each tensor.
+// What torch.save() writes for {name: tensor}: a zip of the pickled dictionary, without the type tags of
+// TorchScript that torch.load() refuses by default, and the bytes of each tensor.
 void write_pth(const NamedTensors& tensors, const std::filesystem::path& out) {
   c10::Dict<std::string, at::Tensor> dictionary;
   // Clones own their storage: the format stores whole storages, of which a view would be an unknown part.
-  for (const auto& [name, tensor] : tensors) dictionary.insert(name, tensor.clone(at::MemoryFormat::Contiguous));
+  for (const auto& [name, tensor] : tensors)
+    dictionary.insert(name, tensor.clone(at::MemoryFormat::Contiguous));
   std::string pickled;
-  torch::jit::Pickler pickler([&](const char* bytes, std::size_t count) { pickled.append(bytes, count); }, nullptr, nullptr, nullptr,
-                              nullptr, /*tag_aggregates=*/false);
+  torch::jit::Pickler pickler([&](const char* bytes, std::size_t count) { pickled.append(bytes, count); },
+                              nullptr, nullptr, nullptr, nullptr, /*tag_aggregates=*/false);
   pickler.protocol();
   pickler.pushIValue(dictionary);
   pickler.stop();
@@ -140,7 +174,8 @@ void write_pth(const NamedTensors& tensors, const std::filesystem::path& out) {
   zip.writeRecord("data.pkl", pickled.data(), pickled.size());
   zip.writeRecord("byteorder", "little", 6);
   const std::vector<at::Tensor>& data = pickler.tensorData();
-  for (std::size_t i = 0; i < data.size(); ++i) zip.writeRecord(fmt::format("data/{}", i), data[i].const_data_ptr(), data[i].nbytes());
+  for (std::size_t i = 0; i < data.size(); ++i)
+    zip.writeRecord(fmt::format("data/{}", i), data[i].const_data_ptr(), data[i].nbytes());
   zip.writeEndOfFile();
   file.sync_and_close();
 }
@@ -148,7 +183,8 @@ void write_pth(const NamedTensors& tensors, const std::filesystem::path& out) {
 void export_rwkv(const SavedModel& saved, const std::filesystem::path& out) {
   const model::ModelConfig& m = saved.config.model;
   const char* limit = "RWKV-7 as its authors define it";
-  require(m.attention.heads == 0, "rwkv", limit, fmt::format("model.attention.heads = {}", m.attention.heads));
+  require(m.attention.heads == 0, "rwkv", limit,
+          fmt::format("model.attention.heads = {}", m.attention.heads));
   require(m.state.heads * m.state.head_size == m.width, "rwkv", limit,
           fmt::format("{} state heads of {} in a width of {}", m.state.heads, m.state.head_size, m.width));
   require(m.feed_forward.kind == model::FeedForwardKind::rwkv, "rwkv", limit, "model.ffn.kind = swiglu");

@@ -32,9 +32,11 @@ Json relevant_environment() {
   for (char** entry = environ; *entry; ++entry) {
     const std::string text = *entry;
     const std::string name = text.substr(0, text.find('='));
-    const bool launcher_state = name.starts_with("OMPI_COMM_WORLD") || name.starts_with("OMPI_MCA_ess") || name.starts_with("OMPI_MCA_orte");
+    const bool launcher_state = name.starts_with("OMPI_COMM_WORLD") || name.starts_with("OMPI_MCA_ess") ||
+                                name.starts_with("OMPI_MCA_orte");
     if (launcher_state) continue;
-    for (const char* prefix : {"OMPI_MCA_", "NCCL_", "UCX_", "OMP_", "MKL_", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"})
+    for (const char* prefix :
+         {"OMPI_MCA_", "NCCL_", "UCX_", "OMP_", "MKL_", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"})
       if (name.starts_with(prefix)) environment[name] = text.substr(std::min(text.size(), name.size() + 1));
   }
   return environment;
@@ -54,8 +56,8 @@ int threads_per_process(std::int64_t asked, int processes_on_this_node) {
 
 std::string build_identity() {
   const Version& v = version();
-  return fmt::format("wuneng {} ({}, {}, {}), LibTorch {}, CUDA {}", v.version, v.git_commit, v.build_type, v.compiler, TORCH_VERSION,
-                     v.cuda);
+  return fmt::format("wuneng {} ({}, {}, {}), LibTorch {}, CUDA {}", v.version, v.git_commit, v.build_type,
+                     v.compiler, TORCH_VERSION, v.cuda);
 }
 
 Json launch_record(const std::string& command_line, parallel::World& world, const Config& config) {
@@ -83,11 +85,12 @@ std::string banner(const Config& config, const parallel::World& world, const mod
       "data     {}: {} tokens in {} documents, hash {}\n"
       "step     {} sequences of {} = {} tokens, in micro-batches of {}\n"
       "run      {} (configuration {})",
-      build_identity(), world.library(), world.size(), at::get_num_threads(), world.size() / config.parallel.tensor,
-      config.parallel.tensor, short_count(static_cast<double>(model.parameter_count())), m.layers, m.attention.heads, m.state.heads, m.width,
-      m.vocab_size, corpus.prefix().string(), short_count(static_cast<double>(corpus.tokens())), corpus.documents(), hex(corpus.hash()),
-      config.trainer.global_batch, config.data.sequence_length, batch_tokens, config.trainer.micro_batch, folder,
-      hex(identity_hash(config)));
+      build_identity(), world.library(), world.size(), at::get_num_threads(),
+      world.size() / config.parallel.tensor, config.parallel.tensor,
+      short_count(static_cast<double>(model.parameter_count())), m.layers, m.attention.heads, m.state.heads,
+      m.width, m.vocab_size, corpus.prefix().string(), short_count(static_cast<double>(corpus.tokens())),
+      corpus.documents(), hex(corpus.hash()), config.trainer.global_batch, config.data.sequence_length,
+      batch_tokens, config.trainer.micro_batch, folder, hex(identity_hash(config)));
 }
 
 }  // namespace wuneng::trainer

@@ -1,4 +1,5 @@
-// wuneng: train, evaluate, generate, tokenize, inspect and export hybrid language models. Each command lives in trainer/commands/.
+// wuneng: train, evaluate, generate, tokenize, inspect and export hybrid language models. Each command lives
+// in trainer/commands/.
 #include <malloc.h>
 
 #include <cstdio>
@@ -18,8 +19,8 @@ using namespace wuneng;
 void set_up_process() {
   // The bits of a product must not depend on the number of threads or on where its operands lie.
   setenv("MKL_CBWR", "AUTO,STRICT", /*overwrite=*/0);
-  // A step allocates and frees the same large blocks again and again: keep them, instead of giving them back to the system and paying page
-  // faults (a first write runs at a fifth of a copy's speed).
+  // A step allocates and frees the same large blocks again and again: keep them, instead of giving them back
+  // to the system and paying page faults (a first write runs at a fifth of a copy's speed).
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
 }
@@ -34,11 +35,13 @@ ExitCode run_program(int argc, char** argv, parallel::World& world, trainer::Act
   CLI::App program("WuNeng: pretrains language models of attention heads and RWKV-7 state heads.", "wuneng");
   program.set_version_flag("--version", trainer::build_identity());
   program.require_subcommand(1);
-  program.footer("Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 stopped by a signal after saving.\n"
-                 "Help on one command: wuneng train --help; on every configuration key: wuneng help config");
+  program.footer(
+      "Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 stopped by a signal "
+      "after saving.\n"
+      "Help on one command: wuneng train --help; on every configuration key: wuneng help config");
   std::vector<trainer::Command> commands;
-  for (const auto add : {trainer::add_train, trainer::add_evaluate, trainer::add_generate, trainer::add_tokenize, trainer::add_inspect,
-                         trainer::add_export, trainer::add_help})
+  for (const auto add : {trainer::add_train, trainer::add_evaluate, trainer::add_generate,
+                         trainer::add_tokenize, trainer::add_inspect, trainer::add_export, trainer::add_help})
     commands.push_back(add(program));
   try {
     program.parse(argc, argv);
@@ -60,7 +63,8 @@ int main(int argc, char** argv) {
   try {
     parallel::World world;
     trainer::Activity activity;
-    return trainer::run_guarded(world, [&] { return run_program(argc, argv, world, activity); }, [&] { return activity.describe(); });
+    return trainer::run_guarded(
+        world, [&] { return run_program(argc, argv, world, activity); }, [&] { return activity.describe(); });
   } catch (const Error& error) {  // no world: MPI itself did not start as it should
     std::fprintf(stderr, "wuneng: error: %s\n", error.what());
     return static_cast<int>(error.code());

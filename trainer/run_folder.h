@@ -1,4 +1,5 @@
-// A run folder: config.yaml (resolved), run.json (how it was launched), metrics.jsonl, tensorboard/, log.txt and checkpoints/.
+// A run folder: config.yaml (resolved), run.json (how it was launched), metrics.jsonl, tensorboard/, log.txt
+// and checkpoints/.
 #pragma once
 
 #include <filesystem>
@@ -14,8 +15,9 @@ class RunFolder {
  public:
   explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
 
-  // Makes the folder, or checks that the one that exists belongs to a run of this configuration; then writes config.yaml and adds `launch` to the list in run.json.
-  // Throws UsageError when the folder cannot be written, is not a run folder, or was started with another configuration (naming the keys).
+  // Makes the folder, or checks that the one that exists belongs to a run of this configuration; then writes
+  // config.yaml and adds `launch` to the list in run.json. Throws UsageError when the folder cannot be
+  // written, is not a run folder, or was started with another configuration (naming the keys).
   void open(const Config& config, const Json& launch) const;
 
   const std::filesystem::path& path() const { return path_; }

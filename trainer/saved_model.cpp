@@ -8,7 +8,8 @@
 namespace wuneng::trainer {
 
 std::filesystem::path resolve_checkpoint(const std::filesystem::path& path) {
-  WN_REQUIRE(std::filesystem::is_directory(path), "{}: there is no such folder; give a run folder or one of its checkpoints", path.string());
+  WN_REQUIRE(std::filesystem::is_directory(path),
+             "{}: there is no such folder; give a run folder or one of its checkpoints", path.string());
   const RunFolder run(path);
   if (!std::filesystem::exists(run.config())) return path;
   const auto newest = newest_checkpoint(run.checkpoints());
@@ -20,20 +21,23 @@ SavedModel::SavedModel(const std::filesystem::path& path, parallel::Communicator
     : SavedModel(Checkpoint(resolve_checkpoint(path)), tensor_group) {}
 
 SavedModel::SavedModel(const Checkpoint& checkpoint, parallel::Communicator& tensor_group)
-    : folder(checkpoint.folder()), position(checkpoint.info().position),
+    : folder(checkpoint.folder()),
+      position(checkpoint.info().position),
       config(parse_config(checkpoint.info().config, (checkpoint.folder() / "manifest.json").string())),
       model(config.model, tensor_group, static_cast<std::uint64_t>(config.seed)) {
   const std::string& text = checkpoint.info().tokenizer;
   const std::string place = (checkpoint.folder() / "tokenizer.json").string();
   if (!text.empty()) tokenizer = data::tokenizer_from_json(parse_json(text, place), place);
   NamedTensors tensors;
-  for (const parallel::Parameter& parameter : model.parameters()) tensors.emplace_back(parameter.name, parameter.value.detach());
+  for (const parallel::Parameter& parameter : model.parameters())
+    tensors.emplace_back(parameter.name, parameter.value.detach());
   checkpoint.load_model(tensors);
 }
 
 const data::Tokenizer& SavedModel::require_tokenizer() const {
   WN_REQUIRE(tokenizer != nullptr,
-             "{}: the corpus that this model was trained on had no PREFIX.tokenizer.json, so text cannot become tokens; tokenise with "
+             "{}: the corpus that this model was trained on had no PREFIX.tokenizer.json, so text cannot "
+             "become tokens; tokenise with "
              "wuneng tokenize before training",
              folder.string());
   return *tokenizer;

@@ -13,10 +13,12 @@ namespace wuneng::trainer {
 
 // A trained model read back from a checkpoint.
 struct SavedModel {
-  // `path`: a checkpoint folder, or a run folder, whose newest checkpoint is taken. Throws UsageError as Checkpoint does.
+  // `path`: a checkpoint folder, or a run folder, whose newest checkpoint is taken. Throws UsageError as
+  // Checkpoint does.
   SavedModel(const std::filesystem::path& path, parallel::Communicator& tensor_group);
 
-  const data::Tokenizer& require_tokenizer() const;  // throws UsageError when the training corpus came without one
+  const data::Tokenizer& require_tokenizer()
+      const;  // throws UsageError when the training corpus came without one
 
   std::filesystem::path folder;
   Position position;

@@ -37,7 +37,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
 
 // What one step reports, the same on every rank.
 struct StepResult {
@@ -90,15 +92,22 @@ class Run {
 };
 
 Run::Run(const Config& config, const TrainOptions& options, parallel::World& world, Activity& activity)
-    : config_(config), options_(options), world_(world), activity_(activity), main_rank_(world.rank() == 0),
-      logger_(make_logger(world.rank(), world.size())), folder_(options.output) {
+    : config_(config),
+      options_(options),
+      world_(world),
+      activity_(activity),
+      main_rank_(world.rank() == 0),
+      logger_(make_logger(world.rank(), world.size())),
+      folder_(options.output) {
   at::set_num_threads(threads_per_process(config_.trainer.threads, world_.processes_on_this_node()));
   const TrainerConfig& trainer = config_.trainer;
   const data::DataConfig& data = config_.data;
   agree(world_.communicator(), [&] {
-    WN_REQUIRE(!data.train.empty(), "data.train: is not set; give the prefix of a tokenised corpus: --set data.train=PREFIX");
+    WN_REQUIRE(!data.train.empty(),
+               "data.train: is not set; give the prefix of a tokenised corpus: --set data.train=PREFIX");
     train_.emplace(data.train, config_.model.vocab_size);
-    sampler_.emplace(train_->tokens, data.sequence_length, static_cast<std::uint64_t>(config_.seed), data.separate_documents);
+    sampler_.emplace(train_->tokens, data.sequence_length, static_cast<std::uint64_t>(config_.seed),
+                     data.separate_documents);
     if (data.validation.empty()) return;
     validation_.emplace(data.validation, config_.model.vocab_size);
     validation_sampler_.emplace(validation_->tokens, data.sequence_length, data.separate_documents);
@@ -145,7 +154,8 @@ void Run::resume() {
     if (newest.empty()) return;
     const Checkpoint checkpoint(newest);
     WN_REQUIRE(checkpoint.info().data_hash == train_->tokens.hash(),
-               "data.train = {}: is not the corpus that {} was trained on (its hash is {}, stored was {}); give the same tokens again, or "
+               "data.train = {}: is not the corpus that {} was trained on (its hash is {}, stored was {}); "
+               "give the same tokens again, or "
                "start a new run with another --output",
                config_.data.train, newest, hex(train_->tokens.hash()), hex(checkpoint.info().data_hash));
     checkpoint.load_model(model_tensors());
@@ -154,7 +164,8 @@ void Run::resume() {
     optimizer_->set_updates(position_.step);
     saved_ = position_.step;
   });
-  if (!newest.empty()) logger_->info("resuming from {} (step {}, {} samples)", newest, position_.step, position_.samples);
+  if (!newest.empty())
+    logger_->info("resuming from {} (step {}, {} samples)", newest, position_.step, position_.samples);
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
     metrics_.emplace(folder_.metrics(), position_.step);
@@ -166,8 +177,8 @@ void Run::resume() {
 ExitCode Run::operator()() {
   const TrainerConfig& trainer = config_.trainer;
   if (position_.step >= trainer.steps) {
-    logger_->info("nothing to do: {} has already made {} of {} steps; raise trainer.steps to train on", folder_.path().string(),
-                  position_.step, trainer.steps);
+    logger_->info("nothing to do: {} has already made {} of {} steps; raise trainer.steps to train on",
+                  folder_.path().string(), position_.step, trainer.steps);
     return ExitCode::done;
   }
   const auto due = [&](std::int64_t every) { return every > 0 && position_.step % every == 0; };
@@ -178,7 +189,8 @@ ExitCode Run::operator()() {
     if (due(trainer.checkpoint.every) || request != Request::none) save();
     if (request == Request::save_and_stop && position_.step < trainer.steps) {
       progress_->clear();
-      logger_->warn("stopped by a signal after step {} of {}; run the same command again to go on", position_.step, trainer.steps);
+      logger_->warn("stopped by a signal after step {} of {}; run the same command again to go on",
+                    position_.step, trainer.steps);
       return ExitCode::stopped;
     }
   }
@@ -207,9 +219,11 @@ StepResult Run::step() {
   result.loss = loss_sum / tokens;
   result.grad_norm = std::sqrt(squares) / tokens;
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
-    throw AgreedError(fmt::format("step {}: loss {} with gradient norm {}: the run has diverged; earlier checkpoints are kept. Try a lower "
-                                  "optimizer.lr or a longer optimizer.warmup_steps",
-                                  position_.step + 1, result.loss, result.grad_norm));
+    throw AgreedError(
+        fmt::format("step {}: loss {} with gradient norm {}: the run has diverged; earlier checkpoints are "
+                    "kept. Try a lower "
+                    "optimizer.lr or a longer optimizer.warmup_steps",
+                    position_.step + 1, result.loss, result.grad_norm));
   const double clip = config_.optimizer.clip;
   const double shrink = clip > 0.0 && result.grad_norm > clip ? clip / result.grad_norm : 1.0;
   result.lr = learning_rate(config_.optimizer, position_.step + 1, config_.trainer.steps);
@@ -222,8 +236,8 @@ StepResult Run::step() {
   return result;
 }
 
-// Forward and backward of this rank's share of the global batch. Returns the sum of the losses over all ranks, added in the order of the
-// micro-batches, and counts the real tokens.
+// Forward and backward of this rank's share of the global batch. Returns the sum of the losses over all
+// ranks, added in the order of the micro-batches, and counts the real tokens.
 double Run::run_micro_batches(std::int64_t& tokens) {
   const std::int64_t local = gradients_->local_micro_batches(), size = config_.trainer.micro_batch;
   const std::int64_t first = position_.samples + mesh_->data().rank() * local * size;
@@ -258,8 +272,13 @@ void Run::report(const StepResult& result) {
   activity_.phase = "metrics";
   const double tokens_per_second = static_cast<double>(result.tokens) / result.seconds;
   const std::int64_t steps = config_.trainer.steps;
-  metrics_->write({{"step", position_.step}, {"samples", position_.samples}, {"tokens", position_.tokens}, {"loss", result.loss},
-                   {"grad_norm", result.grad_norm}, {"lr", result.lr}, {"tokens_per_second", tokens_per_second},
+  metrics_->write({{"step", position_.step},
+                   {"samples", position_.samples},
+                   {"tokens", position_.tokens},
+                   {"loss", result.loss},
+                   {"grad_norm", result.grad_norm},
+                   {"lr", result.lr},
+                   {"tokens_per_second", tokens_per_second},
                    {"step_seconds", result.seconds}});
   tensorboard_->scalar("train/loss", result.loss, position_.step);
   tensorboard_->scalar("train/grad_norm", result.grad_norm, position_.step);
@@ -267,10 +286,14 @@ void Run::report(const StepResult& result) {
   tensorboard_->scalar("speed/tokens_per_second", tokens_per_second, position_.step);
   const double flops_per_second = flops_per_token_ * tokens_per_second;
   if (position_.step % config_.trainer.log_every == 0 || position_.step == 1 || position_.step == steps)
-    logger_->debug("step {}/{}  loss {:.4f}  grad_norm {:.3f}  lr {:.2e}  {:.0f} tokens/s  {:.1f} GFLOP/s", position_.step, steps,
-                   result.loss, result.grad_norm, result.lr, tokens_per_second, flops_per_second / 1e9);
-  progress_->show({.step = position_.step, .steps = steps, .loss = result.loss,
-                   .tokens_per_second = tokens_per_second, .flops_per_second = flops_per_second,
+    logger_->debug("step {}/{}  loss {:.4f}  grad_norm {:.3f}  lr {:.2e}  {:.0f} tokens/s  {:.1f} GFLOP/s",
+                   position_.step, steps, result.loss, result.grad_norm, result.lr, tokens_per_second,
+                   flops_per_second / 1e9);
+  progress_->show({.step = position_.step,
+                   .steps = steps,
+                   .loss = result.loss,
+                   .tokens_per_second = tokens_per_second,
+                   .flops_per_second = flops_per_second,
                    .seconds_per_step = result.seconds});
 }
 
@@ -278,10 +301,11 @@ void Run::validate() {
   if (!validation_ || validated_ == position_.step) return;
   validated_ = position_.step;
   activity_.phase = "validation";
-  const Evaluation result = evaluate(*model_, *validation_sampler_, config_.trainer.micro_batch, validation_->tokenizer.get(),
-                                     mesh_->data());
+  const Evaluation result = evaluate(*model_, *validation_sampler_, config_.trainer.micro_batch,
+                                     validation_->tokenizer.get(), mesh_->data());
   if (!main_rank_) return;
-  metrics_->write({{"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}});
+  metrics_->write(
+      {{"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}});
   tensorboard_->scalar("validation/loss", result.loss, position_.step);
   const auto bits = result.bits_per_byte();
   if (bits) tensorboard_->scalar("validation/bits_per_byte", *bits, position_.step);
@@ -315,7 +339,8 @@ Request Run::agreed_request() {
 
 NamedTensors Run::model_tensors() const {
   NamedTensors tensors;
-  for (const parallel::Parameter& parameter : model_->parameters()) tensors.emplace_back(parameter.name, parameter.value.detach());
+  for (const parallel::Parameter& parameter : model_->parameters())
+    tensors.emplace_back(parameter.name, parameter.value.detach());
   return tensors;
 }
 
@@ -323,7 +348,8 @@ NamedTensors Run::model_tensors() const {
 
 std::string Activity::describe() const { return step > 0 ? fmt::format("step {}, {}", step, phase) : phase; }
 
-ExitCode train(const Config& config, const TrainOptions& options, parallel::World& world, Activity& activity) {
+ExitCode train(const Config& config, const TrainOptions& options, parallel::World& world,
+               Activity& activity) {
   return Run(config, options, world, activity)();
 }
 

@@ -1,4 +1,5 @@
-// Vectors of a given number of lanes (GCC's vector extension), for code that is compiled once per instruction set.
+// Vectors of a given number of lanes (GCC's vector extension), for code that is compiled once per instruction
+// set.
 #pragma once
 
 #include <cstddef>

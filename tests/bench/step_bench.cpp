@@ -1,4 +1,5 @@
-// Where a training step stands against the matrix products of the same core: build/wuneng_bench. One thread unless WUNENG_BENCH_THREADS says otherwise.
+// Where a training step stands against the matrix products of the same core: build/wuneng_bench. One thread
+// unless WUNENG_BENCH_THREADS says otherwise.
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones_like.h>
@@ -18,7 +19,8 @@ namespace {
 
 using namespace wuneng;
 
-// FLOP/s of the best of some large float32 products: the ceiling of everything below, measured in the same run.
+// FLOP/s of the best of some large float32 products: the ceiling of everything below, measured in the same
+// run.
 double sgemm_peak() {
   static const double peak = [] {
     const at::Tensor a = at::randn({1536, 1536}), b = at::randn({1536, 1536});
@@ -26,7 +28,9 @@ double sgemm_peak() {
     for (int i = 0; i < 10; ++i) {
       const auto begin = std::chrono::steady_clock::now();
       benchmark::DoNotOptimize(at::mm(a, b));
-      best = std::max(best, 2.0 * 1536 * 1536 * 1536 / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      best =
+          std::max(best, 2.0 * 1536 * 1536 * 1536 /
+                             std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     }
     return best;
   }();
@@ -54,10 +58,12 @@ void QuickstartMicroBatch(benchmark::State& state) {
   const std::int64_t B = config.trainer.micro_batch, T = config.data.sequence_length;
   const at::Tensor tokens = at::randint(0, config.model.vocab_size, {B, T + 1}, at::kLong);
   for (auto _ : state) {
-    const at::Tensor losses = model.losses(tokens.narrow(1, 0, T).contiguous(), tokens.narrow(1, 1, T).contiguous());
+    const at::Tensor losses =
+        model.losses(tokens.narrow(1, 0, T).contiguous(), tokens.narrow(1, 1, T).contiguous());
     losses.backward(at::ones_like(losses));
   }
-  state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(B * T), benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["tokens/s"] =
+      benchmark::Counter(static_cast<double>(B * T), benchmark::Counter::kIsIterationInvariantRate);
   report(state, 3.0 * model::forward_flops_per_token(config.model, T) * static_cast<double>(B * T));
 }
 BENCHMARK(QuickstartMicroBatch)->UseRealTime()->Unit(benchmark::kMillisecond);
@@ -81,7 +87,8 @@ void Wkv7(benchmark::State& state) {
   }
   state.SetLabel(backward ? "forward and backward" : "forward");
   state.counters["us/token-head"] =
-      benchmark::Counter(static_cast<double>(B * T * H) / 1e6, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+      benchmark::Counter(static_cast<double>(B * T * H) / 1e6,
+                         benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
   report(state, static_cast<double>(B * T * H) * 9.0 * N * N * (backward ? 3.0 : 1.0));
 }
 BENCHMARK(Wkv7)->Arg(0)->Arg(1)->UseRealTime()->Unit(benchmark::kMillisecond);

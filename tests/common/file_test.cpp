@@ -33,10 +33,13 @@ TEST(File, EmptyFilesAreReadAsEmpty) {
 
 TEST(File, MissingFilesAndFoldersAreTheUsersFault) {
   const Scratch scratch;
-  EXPECT_THAT(message_of<UsageError>([&] { MappedFile(scratch / "none"); }), HasSubstr("none: cannot be opened: No such file"));
-  EXPECT_THAT(message_of<UsageError>([&] { MappedFile(scratch.path()); }), HasSubstr("is not a regular file"));
+  EXPECT_THAT(message_of<UsageError>([&] { MappedFile(scratch / "none"); }),
+              HasSubstr("none: cannot be opened: No such file"));
+  EXPECT_THAT(message_of<UsageError>([&] { MappedFile(scratch.path()); }),
+              HasSubstr("is not a regular file"));
   write_file_atomically(scratch / "file", "x");
-  EXPECT_THAT(message_of<UsageError>([&] { make_folder(scratch / "file" / "below"); }), HasSubstr("cannot be created"));
+  EXPECT_THAT(message_of<UsageError>([&] { make_folder(scratch / "file" / "below"); }),
+              HasSubstr("cannot be created"));
 }
 
 TEST(File, AppendGoesOnWhereTheFileEnds) {
@@ -54,7 +57,8 @@ TEST(File, AFullDiskIsAnErrorWithThePathAndKeepsTheOldFile) {
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   const rlimit tiny{1024, before.rlim_max};
   setrlimit(RLIMIT_FSIZE, &tiny);
-  const std::string message = message_of<Error>([&] { write_file_atomically(scratch / "a.txt", std::string(5000, 'x')); });
+  const std::string message =
+      message_of<Error>([&] { write_file_atomically(scratch / "a.txt", std::string(5000, 'x')); });
   setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, handler);
   EXPECT_THAT(message, HasSubstr("a.txt.partial: write failed"));

@@ -21,7 +21,8 @@ const std::map<std::string, std::set<std::string>> may_include{
 };
 
 // Of parallel/, a model sees the layers and what they are made of, and no mesh, world, or gradient reduction.
-const std::set<std::string> model_may_see{"parallel/layers.h", "parallel/parameters.h", "parallel/communicator.h", "parallel/collectives.h"};
+const std::set<std::string> model_may_see{"parallel/layers.h", "parallel/parameters.h",
+                                          "parallel/communicator.h", "parallel/collectives.h"};
 
 const std::regex include_line(R"re(^\s*#\s*include\s+"(([a-z0-9_]+)/[^"]*)")re");
 
@@ -38,7 +39,8 @@ TEST(House, IncludesPointDownwards) {
         if (!std::regex_search(line, match, include_line)) continue;
         ++seen;
         EXPECT_TRUE(allowed.contains(match[2])) << entry.path() << " includes " << match[1];
-        const bool seen_by_model = folder != "model" || match[2] != "parallel" || model_may_see.contains(match[1]);
+        const bool seen_by_model =
+            folder != "model" || match[2] != "parallel" || model_may_see.contains(match[1]);
         EXPECT_TRUE(seen_by_model) << entry.path() << " includes " << match[1];
       }
     }

@@ -47,8 +47,8 @@ inline Derivatives differentiate(const Op& op, const std::vector<at::Tensor>& in
   return d;
 }
 
-// `op` against `reference` (composed of others' operators, in float64): outputs and gradients in float64 to 1e-10 and in float32 to 1e-5; and the same bits with
-// one and two threads.
+// `op` against `reference` (composed of others' operators, in float64): outputs and gradients in float64 to
+// 1e-10 and in float32 to 1e-5; and the same bits with one and two threads.
 inline void expect_equal(const Op& op, const Op& reference, const std::vector<at::Tensor>& inputs) {
   const Derivatives expected = differentiate(reference, inputs);
   for (const auto& [dtype, bar] : {std::pair{at::kDouble, 1e-10}, {at::kFloat, 1e-5}}) {

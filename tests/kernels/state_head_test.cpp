@@ -22,30 +22,38 @@ TEST(StateHead, PreparationIsItsDefinition) {
   const Op definition = [](const auto& in) {
     const at::Tensor alpha = in[1].sigmoid(), removed = in[2].mul(in[3]);
     const at::Tensor kappa = removed.div(removed.square().sum(-1, true).sqrt().clamp_min(1e-12));
-    return std::vector{in[0].sigmoid().mul(-std::exp(-0.5)), in[2].mul(alpha.sub(1).mul(in[4]).add(1)), kappa.neg(), kappa.mul(alpha)};
+    return std::vector{in[0].sigmoid().mul(-std::exp(-0.5)), in[2].mul(alpha.sub(1).mul(in[4]).add(1)),
+                       kappa.neg(), kappa.mul(alpha)};
   };
   for (const std::int64_t N : {2, 7, 64})
     expect_equal(ours, definition,
-                 {normal({2, 21, 3, N}, 1), normal({2, 21, 3, N}, 2), normal({2, 21, 3, N}, 3), normal({3, N}, 4), normal({3, N}, 5)});
+                 {normal({2, 21, 3, N}, 1), normal({2, 21, 3, N}, 2), normal({2, 21, 3, N}, 3),
+                  normal({3, N}, 4), normal({3, N}, 5)});
 }
 
 TEST(StateHead, ZeroKeysAndSaturatedLogitsStayFinite) {
-  const std::vector<at::Tensor> inputs{at::full({1, 2, 1, 8}, 1e4, at::kFloat), at::full({1, 2, 1, 8}, -1e4, at::kFloat), at::zeros({1, 2, 1, 8}, at::kFloat),
-                                       normal({1, 8}, 1, at::kFloat), normal({1, 8}, 2, at::kFloat)};
-  const Derivatives d = differentiate([](const auto& in) {
-    const StateHeadInputs out = prepare_state_head(in[0], in[1], in[2], in[3], in[4]);
-    return std::vector{out.log_decay, out.k, out.a, out.b};
-  }, inputs);
+  const std::vector<at::Tensor> inputs{
+      at::full({1, 2, 1, 8}, 1e4, at::kFloat), at::full({1, 2, 1, 8}, -1e4, at::kFloat),
+      at::zeros({1, 2, 1, 8}, at::kFloat), normal({1, 8}, 1, at::kFloat), normal({1, 8}, 2, at::kFloat)};
+  const Derivatives d = differentiate(
+      [](const auto& in) {
+        const StateHeadInputs out = prepare_state_head(in[0], in[1], in[2], in[3], in[4]);
+        return std::vector{out.log_decay, out.k, out.a, out.b};
+      },
+      inputs);
   for (const at::Tensor& x : d.outputs) EXPECT_TRUE(x.isfinite().all().item<bool>());
   for (const at::Tensor& x : d.gradients) EXPECT_TRUE(x.isfinite().all().item<bool>());
   EXPECT_NEAR(d.outputs[0].min().item<double>(), -std::exp(-0.5), 1e-6);
 }
 
 TEST(StateHead, EpilogueIsItsDefinition) {
-  const Op ours = [](const auto& in) { return std::vector{finish_state_head(in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7], eps)}; };
+  const Op ours = [](const auto& in) {
+    return std::vector{finish_state_head(in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7], eps)};
+  };
   const Op definition = [](const auto& in) {
     const at::Tensor centred = in[0].sub(in[0].mean(-1, true));
-    const at::Tensor normed = centred.mul(centred.square().mean(-1, true).add(eps).rsqrt()).mul(in[6]).add(in[7]);
+    const at::Tensor normed =
+        centred.mul(centred.square().mean(-1, true).add(eps).rsqrt()).mul(in[6]).add(in[7]);
     const at::Tensor bonus = in[1].mul(in[2]).mul(in[5]).sum(-1, true);
     return std::vector{normed.add(bonus.mul(in[3])).mul(in[4])};
   };

@@ -23,7 +23,10 @@ Op definition(const std::set<std::int64_t>& starts) {
       std::vector<at::Tensor> row;
       for (std::int64_t t = 0; t < T; ++t) {
         const bool cut = starts.contains(b * T + t);
-        row.push_back(cut ? at::zeros({C}, x.options()) : t > 0 ? x[b][t - 1] : in.size() > 2 ? in[2][b] : at::zeros({C}, x.options()));
+        row.push_back(cut             ? at::zeros({C}, x.options())
+                      : t > 0         ? x[b][t - 1]
+                      : in.size() > 2 ? in[2][b]
+                                      : at::zeros({C}, x.options()));
       }
       rows.push_back(at::stack(row));
     }
@@ -37,19 +40,26 @@ Op definition(const std::set<std::int64_t>& starts) {
 TEST(TokenShift, IsItsDefinitionWithCarriedTokensAndDocuments) {
   for (const std::int64_t C : {1, 7, 64}) {
     const std::vector<at::Tensor> inputs{normal({3, 19, C}, 1), normal({6, C}, 2), normal({3, C}, 3)};
-    expect_equal([](const auto& in) { return token_shift(in[0], in[1]); }, definition({}), {inputs[0], inputs[1]});
+    expect_equal([](const auto& in) { return token_shift(in[0], in[1]); }, definition({}),
+                 {inputs[0], inputs[1]});
     expect_equal([](const auto& in) { return token_shift(in[0], in[1], in[2]); }, definition({}), inputs);
-    const at::Tensor starts = at::tensor({std::int64_t{0}, std::int64_t{1}, std::int64_t{18}, std::int64_t{25}});
-    expect_equal([&](const auto& in) { return token_shift(in[0], in[1], in[2], starts); }, definition({0, 1, 18, 25}), inputs);
+    const at::Tensor starts =
+        at::tensor({std::int64_t{0}, std::int64_t{1}, std::int64_t{18}, std::int64_t{25}});
+    expect_equal([&](const auto& in) { return token_shift(in[0], in[1], in[2], starts); },
+                 definition({0, 1, 18, 25}), inputs);
   }
-  expect_equal([](const auto& in) { return token_shift(in[0], in[1], in[2]); }, definition({}), {normal({2, 1, 5}, 1), normal({1, 5}, 2), normal({2, 5}, 3)});
+  expect_equal([](const auto& in) { return token_shift(in[0], in[1], in[2]); }, definition({}),
+               {normal({2, 1, 5}, 1), normal({1, 5}, 2), normal({2, 5}, 3)});
 }
 
 TEST(TokenShift, MisuseIsRefused) {
   EXPECT_THROW(token_shift(normal({2, 3, 4}, 1), normal({6, 5}, 1)), Error);
   EXPECT_THROW(token_shift(normal({2, 3, 4}, 1), normal({6, 4}, 1), normal({3, 4}, 1)), Error);
-  EXPECT_THROW(token_shift(normal({2, 3, 4}, 1), normal({6, 4}, 1), {}, at::tensor({std::int64_t{6}})), Error);
-  EXPECT_THROW(token_shift(normal({2, 3, 4}, 1), normal({6, 4}, 1), {}, at::tensor({std::int64_t{3}, std::int64_t{3}})), Error);
+  EXPECT_THROW(token_shift(normal({2, 3, 4}, 1), normal({6, 4}, 1), {}, at::tensor({std::int64_t{6}})),
+               Error);
+  EXPECT_THROW(token_shift(normal({2, 3, 4}, 1), normal({6, 4}, 1), {},
+                           at::tensor({std::int64_t{3}, std::int64_t{3}})),
+               Error);
 }
 
 }  // namespace

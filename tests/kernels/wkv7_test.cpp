@@ -19,13 +19,17 @@ namespace {
 constexpr double decay_bound = 0.6065306597126334;
 
 // r, log_decay, k, v, a, b as RWKV-7 makes them: a = -kappa, b = kappa * alpha with |kappa| = 1.
-std::vector<at::Tensor> realistic(std::int64_t B, std::int64_t T, std::int64_t H, std::int64_t N, std::uint64_t seed = 1) {
+std::vector<at::Tensor> realistic(std::int64_t B, std::int64_t T, std::int64_t H, std::int64_t N,
+                                  std::uint64_t seed = 1) {
   const auto draw = [&](std::uint64_t i) { return normal({B, T, H, N}, 100 * seed + i); };
   const at::Tensor kappa = draw(4).div(draw(4).norm(2, -1, true)), alpha = draw(5).sigmoid();
-  return {draw(0), draw(1).mul(2).sigmoid().mul(-decay_bound), draw(2).mul(0.3), draw(3), kappa.neg(), kappa.mul(alpha)};
+  return {draw(0),         draw(1).mul(2).sigmoid().mul(-decay_bound), draw(2).mul(0.3), draw(3), kappa.neg(),
+          kappa.mul(alpha)};
 }
 
-at::Tensor table(const std::vector<std::int64_t>& starts) { return starts.empty() ? at::Tensor() : at::tensor(starts); }
+at::Tensor table(const std::vector<std::int64_t>& starts) {
+  return starts.empty() ? at::Tensor() : at::tensor(starts);
+}
 
 struct Case {
   std::int64_t B, T, H, N;
@@ -35,17 +39,20 @@ struct Case {
 
 Op fused(const Case& c) {
   return [c](const auto& in) {
-    const Wkv7Output out = wkv7(in[0], in[1], in[2], in[3], in[4], in[5], c.state ? in[6] : at::Tensor(), table(c.starts));
+    const Wkv7Output out =
+        wkv7(in[0], in[1], in[2], in[3], in[4], in[5], c.state ? in[6] : at::Tensor(), table(c.starts));
     return std::vector{out.y, out.final_state};
   };
 }
 
-void expect_reference(const Case& c, std::vector<at::Tensor> in, double double_bar = 1e-11, double float_bar = 1e-5) {
+void expect_reference(const Case& c, std::vector<at::Tensor> in, double double_bar = 1e-11,
+                      double float_bar = 1e-5) {
   if (c.state) in.push_back(normal({c.B, c.H, c.N, c.N}, 77));
   const at::Tensor initial = c.state ? in[6] : at::Tensor(), starts = table(c.starts);
   const Wkv7Output expected = wkv7_reference(in[0], in[1], in[2], in[3], in[4], in[5], initial, starts);
-  const Wkv7Gradients slopes = wkv7_reference_backward(normal(expected.y.sizes(), 1001), normal(expected.final_state.sizes(), 1002), in[0], in[1],
-                                                       in[2], in[3], in[4], in[5], initial, starts);
+  const Wkv7Gradients slopes =
+      wkv7_reference_backward(normal(expected.y.sizes(), 1001), normal(expected.final_state.sizes(), 1002),
+                              in[0], in[1], in[2], in[3], in[4], in[5], initial, starts);
   std::vector<at::Tensor> gradients{slopes.r, slopes.log_decay, slopes.k, slopes.v, slopes.a, slopes.b};
   if (c.state) gradients.push_back(slopes.initial_state);
   for (const auto& [dtype, bar] : {std::pair{at::kDouble, double_bar}, {at::kFloat, float_bar}}) {
@@ -58,10 +65,12 @@ void expect_reference(const Case& c, std::vector<at::Tensor> in, double double_b
     EXPECT_LT(error_ratio(one.outputs[0], expected.y), bar);
     EXPECT_LT(error_ratio(one.outputs[1], expected.final_state), bar);
     for (std::size_t i = 0; i < gradients.size(); ++i) {
-      EXPECT_LT(error_ratio(one.gradients[i], gradients[i]), bar) << "gradient of input " << i << ", T = " << c.T;
+      EXPECT_LT(error_ratio(one.gradients[i], gradients[i]), bar)
+          << "gradient of input " << i << ", T = " << c.T;
       EXPECT_TRUE(one.gradients[i].equal(two.gradients[i])) << "threads change gradient " << i;
     }
-    EXPECT_TRUE(one.outputs[0].equal(two.outputs[0]) && one.outputs[1].equal(two.outputs[1])) << "threads change the output";
+    EXPECT_TRUE(one.outputs[0].equal(two.outputs[0]) && one.outputs[1].equal(two.outputs[1]))
+        << "threads change the output";
   }
 }
 
@@ -82,7 +91,8 @@ TEST(Wkv7, DocumentsOfAnyLengthResetTheState) {
   std::vector<at::Tensor> in = realistic(2, 134, 2, 64);
   in.push_back(normal({2, 2, 64, 64}, 5));
   const Derivatives d = differentiate(fused(c), in);
-  EXPECT_EQ(d.gradients[6][0].abs().max().item<double>(), 0.0) << "a document's start drops the initial state";
+  EXPECT_EQ(d.gradients[6][0].abs().max().item<double>(), 0.0)
+      << "a document's start drops the initial state";
   EXPECT_GT(d.gradients[6][1].abs().max().item<double>(), 0.0);
 }
 
@@ -151,8 +161,11 @@ TEST(Wkv7, LongSequencesDoNotDrift) {
   const std::int64_t T = 4096;
   std::vector<at::Tensor> in = realistic(1, T, 1, 64), cast;
   for (const at::Tensor& x : in) cast.push_back(x.to(at::kFloat));
-  const at::Tensor y = fused({1, T, 1, 64})(cast)[0], expected = wkv7_reference(in[0], in[1], in[2], in[3], in[4], in[5]).y;
-  const auto quarter = [&](std::int64_t i) { return error_ratio(y.narrow(1, i * T / 4, T / 4), expected.narrow(1, i * T / 4, T / 4)); };
+  const at::Tensor y = fused({1, T, 1, 64})(cast)[0],
+                   expected = wkv7_reference(in[0], in[1], in[2], in[3], in[4], in[5]).y;
+  const auto quarter = [&](std::int64_t i) {
+    return error_ratio(y.narrow(1, i * T / 4, T / 4), expected.narrow(1, i * T / 4, T / 4));
+  };
   EXPECT_LT(quarter(3), 1e-5);
   EXPECT_LT(quarter(3), 3 * quarter(0));
 }
@@ -160,10 +173,15 @@ TEST(Wkv7, LongSequencesDoNotDrift) {
 TEST(Wkv7, GradientsFlowThroughEitherOutputAlone) {
   const std::vector<at::Tensor> in = realistic(1, 20, 1, 64);
   for (const int which : {0, 1}) {
-    const Derivatives d = differentiate([&](const auto& leaves) { return std::vector{fused({1, 20, 1, 64})(leaves)[which]}; }, in);
+    const Derivatives d = differentiate(
+        [&](const auto& leaves) {
+          return std::vector{fused({1, 20, 1, 64})(leaves)[which]};
+        },
+        in);
     const at::Tensor cotangent = normal(d.outputs[0].sizes(), 1001);
-    const Wkv7Gradients expected = wkv7_reference_backward(which == 0 ? cotangent : at::Tensor(), which == 1 ? cotangent : at::Tensor(), in[0], in[1],
-                                                           in[2], in[3], in[4], in[5]);
+    const Wkv7Gradients expected =
+        wkv7_reference_backward(which == 0 ? cotangent : at::Tensor(), which == 1 ? cotangent : at::Tensor(),
+                                in[0], in[1], in[2], in[3], in[4], in[5]);
     EXPECT_LT(error_ratio(d.gradients[3], expected.v), 1e-11);
     EXPECT_LT(error_ratio(d.gradients[1], expected.log_decay), 1e-11);
     EXPECT_LT(error_ratio(d.gradients[0], expected.r), 1e-11);
@@ -172,7 +190,8 @@ TEST(Wkv7, GradientsFlowThroughEitherOutputAlone) {
 
 TEST(Wkv7, MisuseIsRefusedWithTheValues) {
   const std::vector<at::Tensor> in = realistic(1, 4, 2, 64);
-  const auto message = [&](std::size_t i, const at::Tensor& bad, const at::Tensor& state = {}, const at::Tensor& starts = {}) -> std::string {
+  const auto message = [&](std::size_t i, const at::Tensor& bad, const at::Tensor& state = {},
+                           const at::Tensor& starts = {}) -> std::string {
     std::vector<at::Tensor> x = in;
     x[i] = bad;
     try {
@@ -189,7 +208,8 @@ TEST(Wkv7, MisuseIsRefusedWithTheValues) {
   EXPECT_THAT(message(4, normal({1, 2, 4, 64}, 1).transpose(1, 2)), HasSubstr("not contiguous"));
   EXPECT_THAT(message(0, in[0], normal({2, 2, 64, 64}, 1)), HasSubstr("initial_state"));
   EXPECT_THAT(message(0, in[0], {}, at::tensor({std::int64_t{4}})), HasSubstr("document_starts[0] = 4"));
-  EXPECT_THAT(message(0, in[0], {}, at::tensor({std::int64_t{2}, std::int64_t{1}})), HasSubstr("does not increase"));
+  EXPECT_THAT(message(0, in[0], {}, at::tensor({std::int64_t{2}, std::int64_t{1}})),
+              HasSubstr("does not increase"));
 }
 
 // The yardstick itself, against the slopes of its own forward pass.
@@ -203,7 +223,8 @@ TEST(Wkv7Reference, BackwardIsTheSlopeOfForward) {
     const Wkv7Output out = wkv7_reference(in[0], in[1], in[2], in[3], in[4], in[5], in[6], starts);
     return out.y.mul(dy).sum().item<double>() + out.final_state.mul(ds).sum().item<double>();
   };
-  const Wkv7Gradients g = wkv7_reference_backward(dy, ds, in[0], in[1], in[2], in[3], in[4], in[5], in[6], starts);
+  const Wkv7Gradients g =
+      wkv7_reference_backward(dy, ds, in[0], in[1], in[2], in[3], in[4], in[5], in[6], starts);
   const std::vector<at::Tensor> gradients{g.r, g.log_decay, g.k, g.v, g.a, g.b, g.initial_state};
   for (std::size_t i = 0; i < in.size(); ++i) {
     auto* x = in[i].mutable_data_ptr<double>();
@@ -216,7 +237,8 @@ TEST(Wkv7Reference, BackwardIsTheSlopeOfForward) {
       x[j] = kept - h;
       const double below = value();
       x[j] = kept;
-      EXPECT_NEAR((above - below) / (2 * h), slope[j], 1e-7 * std::max(1.0, scale)) << "input " << i << " element " << j;
+      EXPECT_NEAR((above - below) / (2 * h), slope[j], 1e-7 * std::max(1.0, scale))
+          << "input " << i << " element " << j;
     }
   }
 }

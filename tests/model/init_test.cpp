@@ -14,8 +14,8 @@ TEST(Init, RanksRoundHalfToEvenAndMatchTheOfficialTable) {
     ModelConfig config;
     config.width = width;
     config.state.heads = width / 64;
-    return std::vector<std::int64_t>{low_rank(LowRank::decay, config), low_rank(LowRank::rate, config), low_rank(LowRank::value, config),
-                                     low_rank(LowRank::gate, config)};
+    return std::vector<std::int64_t>{low_rank(LowRank::decay, config), low_rank(LowRank::rate, config),
+                                     low_rank(LowRank::value, config), low_rank(LowRank::gate, config)};
   };
   EXPECT_EQ(ranks(512), (std::vector<std::int64_t>{64, 64, 32, 128}));
   EXPECT_EQ(ranks(768), (std::vector<std::int64_t>{64, 64, 32, 128}));
@@ -41,9 +41,10 @@ TEST(Init, SeedAndNothingElseDecides) {
 TEST(Init, OfficialConstantsAtTheEnds) {
   const Depth first{0, 4}, last{3, 4};
   const at::Tensor decay = decay_bias(first, 64)({128}, 0);
-  EXPECT_NEAR(decay[0].item<double>(), -6.0 + 0.5 - 2.5, 1e-6);   // n = 0: zigzag -1
-  EXPECT_NEAR(decay[127].item<double>(), 0.5 + 2.5, 1e-6);        // n = C - 1: zigzag +1
-  EXPECT_NEAR(decay_bias(last, 64)({129}, 0)[64].item<double>(), -6.0 + 6.0 * 0.25 + 0.5 - 2.5, 1e-5);  // half way, exponent 2, a head's first channel
+  EXPECT_NEAR(decay[0].item<double>(), -6.0 + 0.5 - 2.5, 1e-6);  // n = 0: zigzag -1
+  EXPECT_NEAR(decay[127].item<double>(), 0.5 + 2.5, 1e-6);       // n = C - 1: zigzag +1
+  EXPECT_NEAR(decay_bias(last, 64)({129}, 0)[64].item<double>(), -6.0 + 6.0 * 0.25 + 0.5 - 2.5,
+              1e-5);  // half way, exponent 2, a head's first channel
   EXPECT_NEAR(rate_bias(64)({128}, 0)[0].item<double>(), -0.19 - 0.3 - 0.2, 1e-6);
   EXPECT_NEAR(value_bias()({128}, 0)[127].item<double>(), 0.73 - 0.2, 1e-6);
   EXPECT_NEAR(removal_key()({2, 64}, 0)[1][63].item<double>(), 0.71 - 0.05, 1e-6);
@@ -53,7 +54,8 @@ TEST(Init, OfficialConstantsAtTheEnds) {
   EXPECT_NEAR(mix[0][32].item<double>(), 1.0 - std::pow(0.5, 0.2), 1e-6);
   EXPECT_NEAR(mix[1][32].item<double>(), 1.0 - std::pow(0.5, 0.9), 1e-6);
   EXPECT_NEAR(mix[3][32].item<double>(), 1.0 - std::pow(0.5, 0.7), 1e-6);
-  EXPECT_NEAR(channel_mix(last)({1, 64}, 0)[0][32].item<double>(), 1.0 - std::pow(0.5, std::pow(0.25, 4)), 1e-6);
+  EXPECT_NEAR(channel_mix(last)({1, 64}, 0)[0][32].item<double>(), 1.0 - std::pow(0.5, std::pow(0.25, 4)),
+              1e-6);
 }
 
 TEST(Init, OneLayerHasNoDepthToDivideBy) {

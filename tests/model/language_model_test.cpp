@@ -52,7 +52,8 @@ LanguageModel shaken(const ModelConfig& config, parallel::Communicator& group) {
   const at::NoGradGuard no_grad;
   std::int64_t seed = 0;
   for (const parallel::Parameter& parameter : model.parameters()) {
-    const at::Tensor noise = at::randint(-1000, 1001, parameter.value.sizes(), at::detail::createCPUGenerator(++seed), at::kFloat);
+    const at::Tensor noise =
+        at::randint(-1000, 1001, parameter.value.sizes(), at::detail::createCPUGenerator(++seed), at::kFloat);
     parameter.value.detach().add_(noise, 5e-5);
   }
   return model;
@@ -62,7 +63,9 @@ at::Tensor tokens(std::int64_t batch, std::int64_t length, std::uint64_t seed = 
   return at::randint(0, vocab, {batch, length}, at::detail::createCPUGenerator(seed), at::kLong);
 }
 
-double largest_difference(const at::Tensor& a, const at::Tensor& b) { return a.sub(b).abs().max().item<double>(); }
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return a.sub(b).abs().max().item<double>();
+}
 
 class EveryModel : public testing::TestWithParam<ModelConfig> {
  protected:
@@ -72,12 +75,14 @@ class EveryModel : public testing::TestWithParam<ModelConfig> {
 std::string name_of(const testing::TestParamInfo<ModelConfig>& info) {
   return std::array{"WuNeng", "Transformer", "Rwkv7"}[info.index];
 }
-INSTANTIATE_TEST_SUITE_P(Configurations, EveryModel, testing::Values(tiny(), transformer(), rwkv7()), name_of);
+INSTANTIATE_TEST_SUITE_P(Configurations, EveryModel, testing::Values(tiny(), transformer(), rwkv7()),
+                         name_of);
 
 TEST_P(EveryModel, AnySplitOfTheTokensGivesTheSameOutput) {
   const at::NoGradGuard no_grad;
   const at::Tensor ids = tokens(2, 75), whole = model.hidden(ids);
-  for (const std::vector<std::int64_t>& pieces : {std::vector<std::int64_t>{1, 74}, {64, 11}, {20, 1, 1, 33, 20}}) {
+  for (const std::vector<std::int64_t>& pieces :
+       {std::vector<std::int64_t>{1, 74}, {64, 11}, {20, 1, 1, 33, 20}}) {
     ModelState state;
     std::vector<at::Tensor> parts;
     std::int64_t begin = 0;
@@ -94,12 +99,15 @@ TEST_P(EveryModel, DocumentsInOneRowAreSequencesOfTheirOwn) {
   const at::NoGradGuard no_grad;
   const at::Tensor ids = tokens(2, 40);
   // Row 0: documents of 17 and 23 tokens; row 1: goes on, then documents of 1 and 30.
-  const at::Tensor starts = at::tensor({std::int64_t{0}, std::int64_t{17}, std::int64_t{49}, std::int64_t{50}});
+  const at::Tensor starts =
+      at::tensor({std::int64_t{0}, std::int64_t{17}, std::int64_t{49}, std::int64_t{50}});
   const at::Tensor together = model.hidden(ids, starts);
   const auto alone = [&](std::int64_t row, std::int64_t begin, std::int64_t length) {
     return model.hidden(ids.narrow(0, row, 1).narrow(1, begin, length));
   };
-  const at::Tensor apart = at::cat({at::cat({alone(0, 0, 17), alone(0, 17, 23)}, 1), at::cat({alone(1, 0, 9), alone(1, 9, 1), alone(1, 10, 30)}, 1)}, 0);
+  const at::Tensor apart = at::cat({at::cat({alone(0, 0, 17), alone(0, 17, 23)}, 1),
+                                    at::cat({alone(1, 0, 9), alone(1, 9, 1), alone(1, 10, 30)}, 1)},
+                                   0);
   EXPECT_LT(largest_difference(together, apart), 2e-5);
   EXPECT_GT(largest_difference(together, model.hidden(ids)), 1e-3) << "documents made no difference";
 }
@@ -118,7 +126,8 @@ TEST_P(EveryModel, DocumentsAndStatesMeet) {  // a split in the middle of a row 
 TEST_P(EveryModel, RowsDoNotMeet) {
   const at::NoGradGuard no_grad;
   const at::Tensor ids = tokens(3, 20), all = model.hidden(ids);
-  for (std::int64_t row = 0; row < 3; ++row) EXPECT_LT(largest_difference(model.hidden(ids.narrow(0, row, 1)), all.narrow(0, row, 1)), 1e-5);
+  for (std::int64_t row = 0; row < 3; ++row)
+    EXPECT_LT(largest_difference(model.hidden(ids.narrow(0, row, 1)), all.narrow(0, row, 1)), 1e-5);
 }
 
 TEST_P(EveryModel, TheFutureDoesNotReachThePast) {
@@ -144,7 +153,8 @@ TEST_P(EveryModel, GenerationEqualsReadingEverythingAgain) {
   }
 }
 
-TEST_P(EveryModel, EveryParameterHasAGradientWithinThreeSteps) {  // zero outputs hide their inputs, then zero low-rank factors their other factor
+TEST_P(EveryModel, EveryParameterHasAGradientWithinThreeSteps) {  // zero outputs hide their inputs, then zero
+                                                                  // low-rank factors their other factor
   LanguageModel fresh(GetParam(), *group, 7);
   const at::Tensor ids = tokens(2, 30), targets = tokens(2, 30, 9);
   for (int step = 0; step < 3; ++step) {
@@ -169,7 +179,8 @@ TEST_P(EveryModel, GradientsAreTheSlopesOfTheLoss) {
   std::uint64_t seed = 100;
   for (const parallel::Parameter& p : model.parameters()) {
     // Along one random direction per parameter; float32 leaves about three digits of a difference quotient.
-    const at::Tensor direction = at::randint(-1, 2, p.value.sizes(), at::detail::createCPUGenerator(++seed), at::kFloat);
+    const at::Tensor direction =
+        at::randint(-1, 2, p.value.sizes(), at::detail::createCPUGenerator(++seed), at::kFloat);
     const double slope = p.value.grad().mul(direction).to(at::kDouble).sum().item<double>();
     const double size = std::sqrt(direction.square().sum().item<double>()), step = 2e-3 / std::max(1.0, size);
     p.value.detach().add_(direction, step);
@@ -195,8 +206,10 @@ TEST(LanguageModel, ANewHybridComputesWhatItsAttentionHeadsAloneWould) {
 TEST(LanguageModel, ParameterCountIsTheFormulaOfRwkv7) {
   const auto group = parallel::make_single();
   const ModelConfig config = rwkv7();
-  const std::int64_t D = 64, L = 3, V = vocab, w = 32, a = 32, v = 32, g = 32;  // every rank is the smallest at this width
-  const std::int64_t expected = 2 * V * D + 4 * D + L * D * (12 * D + 2 * (w + a + v + g) + 19) - (2 * D * v + D);
+  const std::int64_t D = 64, L = 3, V = vocab, w = 32, a = 32, v = 32,
+                     g = 32;  // every rank is the smallest at this width
+  const std::int64_t expected =
+      2 * V * D + 4 * D + L * D * (12 * D + 2 * (w + a + v + g) + 19) - (2 * D * v + D);
   EXPECT_EQ(LanguageModel(config, *group, 0).parameter_count(), expected);
 }
 

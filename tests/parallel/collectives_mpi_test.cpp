@@ -29,7 +29,10 @@ TEST(Collectives, EnterSumsGradientsAndLeaveSumsValues) {
 // Two layers split over the ranks compute what they compute whole, forward and backward.
 TEST(Collectives, SplitLayersAreTheWholeLayers) {
   const Initializer init = [](at::IntArrayRef shape, std::uint64_t seed) {
-    return at::arange(c10::multiply_integers(shape), at::kFloat).add_(static_cast<double>(seed % 97)).sin().view(shape);
+    return at::arange(c10::multiply_integers(shape), at::kFloat)
+        .add_(static_cast<double>(seed % 97))
+        .sin()
+        .view(shape);
   };
   const at::Tensor input = at::arange(6 * 8, at::kFloat).cos().view({6, 8});
   const auto run = [&](Communicator& group, at::Tensor& grad, Parameters& parameters) {
@@ -53,7 +56,9 @@ TEST(Collectives, SplitLayersAreTheWholeLayers) {
     const Parameter &part = split[i], &all = whole[i];
     const std::int64_t extent = part.value.size(part.shard_dim);
     EXPECT_TRUE(part.value.equal(all.value.narrow(part.shard_dim, part.shard_begin, extent))) << part.name;
-    EXPECT_TRUE(part.value.grad().allclose(all.value.grad().narrow(part.shard_dim, part.shard_begin, extent), 1e-4, 1e-4)) << part.name;
+    EXPECT_TRUE(part.value.grad().allclose(all.value.grad().narrow(part.shard_dim, part.shard_begin, extent),
+                                           1e-4, 1e-4))
+        << part.name;
   }
 }
 

@@ -24,17 +24,21 @@ TEST_P(CommunicatorSizes, AllGatherPutsEachRankInItsPlace) {
   const at::Tensor mine = at::arange(n, at::kFloat).add_(1000 * group.rank());
   const at::Tensor all = at::full({group.size(), n}, -1.0, at::kFloat);
   group.all_gather(mine, all);
-  for (int r = 0; r < group.size(); ++r) EXPECT_TRUE(all[r].equal(at::arange(n, at::kFloat).add_(1000 * r))) << "from rank " << r;
+  for (int r = 0; r < group.size(); ++r)
+    EXPECT_TRUE(all[r].equal(at::arange(n, at::kFloat).add_(1000 * r))) << "from rank " << r;
 }
 
 TEST_P(CommunicatorSizes, AllToAllTransposesPieces) {
   const std::int64_t n = GetParam();
   Communicator& group = world().communicator();
-  const at::Tensor send = at::empty({group.size(), n}, at::kFloat), received = at::full({group.size(), n}, -1.0, at::kFloat);
-  for (int r = 0; r < group.size(); ++r) send[r].copy_(at::arange(n, at::kFloat).add_(100 * group.rank() + 10 * r));
+  const at::Tensor send = at::empty({group.size(), n}, at::kFloat),
+                   received = at::full({group.size(), n}, -1.0, at::kFloat);
+  for (int r = 0; r < group.size(); ++r)
+    send[r].copy_(at::arange(n, at::kFloat).add_(100 * group.rank() + 10 * r));
   group.all_to_all(send, received);
   for (int r = 0; r < group.size(); ++r)
-    EXPECT_TRUE(received[r].equal(at::arange(n, at::kFloat).add_(100 * r + 10 * group.rank()))) << "from rank " << r;
+    EXPECT_TRUE(received[r].equal(at::arange(n, at::kFloat).add_(100 * r + 10 * group.rank())))
+        << "from rank " << r;
 }
 
 TEST_P(CommunicatorSizes, AllReduceAddsAndBroadcastCopies) {
@@ -65,7 +69,9 @@ TEST(Communicator, MisuseIsRefusedWithTheNumbers) {
   Communicator& group = world().communicator();
   if (group.size() == 1) return;  // the single-process communicator leaves these checks to copy_()
   EXPECT_THROW(group.all_gather(at::empty({3}, at::kFloat), at::empty({5}, at::kFloat)), Error);
-  EXPECT_THROW(group.all_to_all(at::empty({group.size() * 2 + 1}, at::kFloat), at::empty({group.size() * 2 + 1}, at::kFloat)), Error);
+  EXPECT_THROW(group.all_to_all(at::empty({group.size() * 2 + 1}, at::kFloat),
+                                at::empty({group.size() * 2 + 1}, at::kFloat)),
+               Error);
   EXPECT_THROW(group.all_reduce_sum(at::empty({4}, at::kHalf)), Error);
   EXPECT_THROW(group.broadcast(at::empty({4, 4}, at::kFloat).t().narrow(0, 0, 2), 0), Error);
 }

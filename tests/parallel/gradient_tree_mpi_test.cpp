@@ -15,7 +15,8 @@ namespace {
 
 using tests::world;
 
-// The gradient of micro-batch m for a parameter, of very different magnitudes so that the order of additions shows in the bits.
+// The gradient of micro-batch m for a parameter, of very different magnitudes so that the order of additions
+// shows in the bits.
 float gradient(std::int64_t m, std::int64_t parameter, std::int64_t i) {
   const double x = std::sin(static_cast<double>(m * 7919 + parameter * 104729 + i * 31 + 1));
   return static_cast<float>(x * std::pow(10.0, static_cast<double>((m * 5 + i) % 9) - 4.0));
@@ -58,7 +59,8 @@ TEST_P(TreeOverRanks, SumHasTheBitsOfTheDefinition) {
       const auto* sum = sums[p].const_data_ptr<float>();
       for (std::int64_t i = 0; i < sums[p].numel(); i += (p == 0 ? 1 : 997)) {
         const float expected = tree_sum(0, micro_batches, [&](std::int64_t m) { return gradient(m, p, i); });
-        ASSERT_EQ(std::memcmp(&sum[i], &expected, sizeof expected), 0) << "parameter " << p << " element " << i;
+        ASSERT_EQ(std::memcmp(&sum[i], &expected, sizeof expected), 0)
+            << "parameter " << p << " element " << i;
       }
     }
   }
@@ -78,8 +80,8 @@ TEST(GradientTree, HoldsALogarithmicNumberOfBuffers) {
 }
 
 TEST(GradientTree, RefusesRankCountsThatWouldChangeTheSum) {
-  EXPECT_THROW(check_tree(12, 3), UsageError);   // not a power of two
-  EXPECT_THROW(check_tree(12, 8), UsageError);   // does not divide
+  EXPECT_THROW(check_tree(12, 3), UsageError);  // not a power of two
+  EXPECT_THROW(check_tree(12, 8), UsageError);  // does not divide
   EXPECT_NO_THROW(check_tree(12, 4));
   try {
     check_tree(12, 8);

@@ -1,4 +1,5 @@
-// failing_rank HOW RANK STEP CONFIG OUTPUT CORPUS: trains as the program does, until the given rank fails before the given step: by `throw` or by `crash`.
+// failing_rank HOW RANK STEP CONFIG OUTPUT CORPUS: trains as the program does, until the given rank fails
+// before the given step: by `throw` or by `crash`.
 #include <csignal>
 #include <cstdlib>
 #include <string>
@@ -14,7 +15,8 @@ int main(int argc, char** argv) {
   parallel::World world;
   trainer::Activity activity;
   const auto body = [&] {
-    const trainer::Config config = trainer::load_config(argv[4], {std::string("data.train=") + argv[6], "trainer.steps=100000"});
+    const trainer::Config config =
+        trainer::load_config(argv[4], {std::string("data.train=") + argv[6], "trainer.steps=100000"});
     trainer::TrainOptions options;
     options.output = argv[5];
     options.before_step = [&](std::int64_t next) {

@@ -29,9 +29,12 @@ TinyRun::TinyRun() : corpus((scratch / "corpus").string()) {
   EXPECT_EQ(done.exit_code, 0) << done.out;
 }
 
-std::vector<std::string> TinyRun::train(const std::string& name, const std::vector<std::string>& overrides) const {
-  std::vector<std::string> command{"train", std::string(std::getenv("WUNENG_SOURCE")) + "/configs/tiny.yaml", "--output", (scratch / name).string(),
-                                   "--set", "data.train=" + corpus};
+std::vector<std::string> TinyRun::train(const std::string& name,
+                                        const std::vector<std::string>& overrides) const {
+  std::vector<std::string> command{
+      "train",    std::string(std::getenv("WUNENG_SOURCE")) + "/configs/tiny.yaml",
+      "--output", (scratch / name).string(),
+      "--set",    "data.train=" + corpus};
   for (const std::string& override : overrides) command.insert(command.end(), {"--set", override});
   return command;
 }
@@ -41,8 +44,10 @@ std::string TinyRun::tensors(const std::string& name) const {
   EXPECT_EQ(done.exit_code, 0) << done.out;
   const Json checkpoint = Json::parse(done.out, nullptr, false);
   EXPECT_TRUE(checkpoint.is_object()) << done.out;
-  std::string text = fmt::format("step {} samples {} tokens {}\n", checkpoint["step"].dump(), checkpoint["samples"].dump(), checkpoint["tokens"].dump());
-  for (const Json& tensor : checkpoint["tensors"]) text += tensor["name"].get<std::string>() + " " + tensor["xxh3"].get<std::string>() + "\n";
+  std::string text = fmt::format("step {} samples {} tokens {}\n", checkpoint["step"].dump(),
+                                 checkpoint["samples"].dump(), checkpoint["tokens"].dump());
+  for (const Json& tensor : checkpoint["tensors"])
+    text += tensor["name"].get<std::string>() + " " + tensor["xxh3"].get<std::string>() + "\n";
   return text;
 }
 

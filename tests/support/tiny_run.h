@@ -16,7 +16,8 @@ class TinyRun : public testing::Test {
   TinyRun();
 
   // Arguments of `wuneng train` for the run folder scratch/`name`, with further overrides "key=value".
-  std::vector<std::string> train(const std::string& name, const std::vector<std::string>& overrides = {}) const;
+  std::vector<std::string> train(const std::string& name,
+                                 const std::vector<std::string>& overrides = {}) const;
   // XXH3 of every tensor of a run's newest checkpoint, by name: equal texts mean equal bits.
   std::string tensors(const std::string& name) const;
   // metrics.jsonl without what a clock decides.

@@ -1,4 +1,5 @@
-// The program's commands on good and on bad input: one message with place, value and remedy, and the right exit code.
+// The program's commands on good and on bad input: one message with place, value and remedy, and the right
+// exit code.
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -20,7 +21,8 @@ using testing::Not;
 class Commands : public TinyRun {
  protected:
   // The program refuses: exit code 2, one error line that has all of `parts`.
-  static void expect_refused(const Finished& end, const std::vector<std::string>& parts, ExitCode code = ExitCode::usage) {
+  static void expect_refused(const Finished& end, const std::vector<std::string>& parts,
+                             ExitCode code = ExitCode::usage) {
     EXPECT_EQ(end.exit_code, static_cast<int>(code)) << end.out;
     for (const std::string& part : parts) EXPECT_THAT(end.out, HasSubstr(part));
     const std::size_t first = end.out.find("wuneng: error:");
@@ -52,20 +54,26 @@ TEST_F(Commands, HelpAndVersionAreFineAndUnknownCommandsAreNot) {
     EXPECT_THAT(run(program({command, "--help"})).out, HasSubstr("Usage: wuneng " + std::string(command)));
   EXPECT_EQ(run(program({"trian"})).exit_code, 2);
   EXPECT_EQ(run(program({})).exit_code, 2);
-  EXPECT_THAT(run(program({"help", "config"})).out, AllOf(HasSubstr("model.attention.heads"), HasSubstr("trainer.checkpoint.every")));
+  EXPECT_THAT(run(program({"help", "config"})).out,
+              AllOf(HasSubstr("model.attention.heads"), HasSubstr("trainer.checkpoint.every")));
 }
 
 TEST_F(Commands, PrintConfigShowsTheResolvedConfigurationAndStops) {
-  const Finished shown = run(program({"train", std::string(std::getenv("WUNENG_SOURCE")) + "/configs/tiny.yaml", "--set", "seed=42", "--print-config"}));
+  const Finished shown =
+      run(program({"train", std::string(std::getenv("WUNENG_SOURCE")) + "/configs/tiny.yaml", "--set",
+                   "seed=42", "--print-config"}));
   EXPECT_EQ(shown.exit_code, 0);
   EXPECT_THAT(shown.out, AllOf(HasSubstr("seed: 42"), HasSubstr("width: 64")));
 }
 
 TEST_F(Commands, BadKeysAndValuesAreRefusedOnceOnAllRanks) {
-  expect_refused(run(program(train("run", {"model.atention.heads=2"}))), {"model.atention.heads", "did you mean", "model.attention.heads"});
-  expect_refused(run(mpirun(2, train("run", {"model.fusion.mode=gatd"}))), {"model.fusion.mode", "gatd", "concat"});
+  expect_refused(run(program(train("run", {"model.atention.heads=2"}))),
+                 {"model.atention.heads", "did you mean", "model.attention.heads"});
+  expect_refused(run(mpirun(2, train("run", {"model.fusion.mode=gatd"}))),
+                 {"model.fusion.mode", "gatd", "concat"});
   expect_refused(run(program(train("run", {"trainer.steps=-5"}))), {"trainer.steps", "-5", "at least 1"});
-  expect_refused(run(program(train("run", {"model.attention.heads=3", "model.attention.kv_heads=2"}))), {"3", "2"});
+  expect_refused(run(program(train("run", {"model.attention.heads=3", "model.attention.kv_heads=2"}))),
+                 {"3", "2"});
   expect_refused(run(program(train("run", {"trainer.micro_batch=3"}))), {"trainer.global_batch", "8", "3"});
   EXPECT_FALSE(std::filesystem::exists(scratch / "run"));
 }
@@ -79,7 +87,8 @@ TEST_F(Commands, WorldSizesThatDoNotFitAreRefusedWithTheNumbers) {
 // ---- data ----
 
 TEST_F(Commands, MissingAndDamagedCorporaAreNamed) {
-  expect_refused(run(program(train("run", {"data.train=" + (scratch / "none").string()}))), {"none.bin", "No such file"});
+  expect_refused(run(program(train("run", {"data.train=" + (scratch / "none").string()}))),
+                 {"none.bin", "No such file"});
   expect_refused(run(program(train("run", {"model.vocab_size=100"}))), {"corpus", "vocab_size"});
   overwrite(corpus + ".idx", 0, "XX");
   expect_refused(run(mpirun(2, train("run"))), {"corpus.idx", "wuneng tokenize"});
@@ -94,7 +103,9 @@ TEST_F(Commands, MissingAndDamagedCorporaAreNamed) {
 TEST_F(Commands, ADecodedCorpusIsItsText) {
   const std::string text = "Plain, \xff\xfe binary\n" + std::string(1, '\0') + "and more.";
   write_file_atomically(scratch / "text", text);
-  ASSERT_EQ(run(program({"tokenize", "--output", (scratch / "t").string(), (scratch / "text").string()})).exit_code, 0);
+  ASSERT_EQ(
+      run(program({"tokenize", "--output", (scratch / "t").string(), (scratch / "text").string()})).exit_code,
+      0);
   std::string expected;
   for (const unsigned char c : text) expected += std::string{static_cast<char>(c), '\0'};
   EXPECT_EQ(read_text(scratch / "t.bin"), expected + std::string("\0\1", 2));
@@ -104,7 +115,9 @@ TEST_F(Commands, ADecodedCorpusIsItsText) {
 
 TEST_F(Commands, RunFoldersOfOthersAreRefused) {
   trained();
-  expect_refused(run(program(train("run", {"trainer.steps=4", "trainer.checkpoint.every=2", "optimizer.lr=1e-2"}))), {"optimizer.lr", "0.003", "0.01", "--output"});
+  expect_refused(
+      run(program(train("run", {"trainer.steps=4", "trainer.checkpoint.every=2", "optimizer.lr=1e-2"}))),
+      {"optimizer.lr", "0.003", "0.01", "--output"});
   make_folder(scratch / "other");
   write_file_atomically(scratch / "other" / "thesis.tex", "x");
   expect_refused(run(program(train("other"))), {"other", "neither empty nor a run folder"});
@@ -116,25 +129,32 @@ TEST_F(Commands, AnotherCorpusThanTheCheckpointsIsRefused) {
   trained();
   const std::string other = (scratch / "other").string();
   ASSERT_EQ(run(program({"tokenize", "--output", other, (scratch / "text1").string()})).exit_code, 0);
-  expect_refused(run(program(train("run", {"data.train=" + other, "trainer.steps=9", "trainer.checkpoint.every=2"}))), {"data.train", "hash"});
+  expect_refused(
+      run(program(train("run", {"data.train=" + other, "trainer.steps=9", "trainer.checkpoint.every=2"}))),
+      {"data.train", "hash"});
 }
 
 TEST_F(Commands, DamagedCheckpointsAreNamedWithTheRemedy) {
   const std::filesystem::path newest = std::filesystem::path(trained()) / "checkpoints" / "step-00000004";
   overwrite(newest / "model.safetensors", -5, "?");
-  expect_refused(run(mpirun(2, train("run", {"trainer.steps=6", "trainer.checkpoint.every=2"}))), {"model.safetensors", "head.weight", "delete"});
-  expect_refused(run(program({"generate", (scratch / "run").string(), "--prompt", "a"})), {"model.safetensors"});
+  expect_refused(run(mpirun(2, train("run", {"trainer.steps=6", "trainer.checkpoint.every=2"}))),
+                 {"model.safetensors", "head.weight", "delete"});
+  expect_refused(run(program({"generate", (scratch / "run").string(), "--prompt", "a"})),
+                 {"model.safetensors"});
   std::filesystem::remove(newest / "optimizer.safetensors");
-  expect_refused(run(program(train("run", {"trainer.steps=6", "trainer.checkpoint.every=2"}))), {"optimizer.safetensors", "delete"});
+  expect_refused(run(program(train("run", {"trainer.steps=6", "trainer.checkpoint.every=2"}))),
+                 {"optimizer.safetensors", "delete"});
   std::filesystem::remove_all(newest);  // the remedy
   EXPECT_EQ(run(program(train("run", {"trainer.steps=6", "trainer.checkpoint.every=2"}))).exit_code, 0);
 }
 
 TEST_F(Commands, AFullDiskWhileSavingEndsTheRunAndHarmsNoEarlierCheckpoint) {
-  // A file size limit fails a write exactly as a full disk does, halfway through; the limit lets the metrics and the manifest of the first checkpoint pass.
+  // A file size limit fails a write exactly as a full disk does, halfway through; the limit lets the metrics
+  // and the manifest of the first checkpoint pass.
   const std::string schedule = "optimizer.schedule=constant";  // which does not depend on the number of steps
   trained("run", {"trainer.steps=2", schedule});
-  const std::vector<std::string> go_on = program(train("run", {"trainer.steps=6", "trainer.checkpoint.every=2", schedule}));
+  const std::vector<std::string> go_on =
+      program(train("run", {"trainer.steps=6", "trainer.checkpoint.every=2", schedule}));
   std::vector<std::string> limited{"sh", "-c", "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\""};
   limited.insert(limited.end(), go_on.begin(), go_on.end());
   const std::string before = tensors("run");
@@ -159,7 +179,9 @@ TEST_F(Commands, EvaluateAgreesWithTheRunAndWithAnyNumberOfRanks) {
 
 TEST_F(Commands, GenerateRepeatsItselfWithTheSameSeed) {
   const std::string folder = trained();
-  const auto sample = [&](const std::string& seed) { return run(program({"generate", folder, "--prompt", "bado ", "--tokens", "30", "--seed", seed})); };
+  const auto sample = [&](const std::string& seed) {
+    return run(program({"generate", folder, "--prompt", "bado ", "--tokens", "30", "--seed", seed}));
+  };
   const Finished first = sample("1");
   EXPECT_EQ(first.exit_code, 0) << first.out;
   EXPECT_EQ(first.out.substr(0, 5), "bado ");
@@ -171,9 +193,12 @@ TEST_F(Commands, GenerateRepeatsItselfWithTheSameSeed) {
 
 TEST_F(Commands, ExportRefusesWhatAFormatCannotHold) {
   const std::string folder = trained(), out = (scratch / "out").string();
-  expect_refused(run(program({"export", folder, out, "--format", "llama"})), {"llama", "model.state.heads = 1", "safetensors"});
-  expect_refused(run(program({"export", folder, out, "--format", "rwkv"})), {"rwkv", "model.attention.heads = 2"});
-  expect_refused(run(program({"export", folder, out, "--format", "onnx"})), {"onnx", "llama, rwkv, safetensors"});
+  expect_refused(run(program({"export", folder, out, "--format", "llama"})),
+                 {"llama", "model.state.heads = 1", "safetensors"});
+  expect_refused(run(program({"export", folder, out, "--format", "rwkv"})),
+                 {"rwkv", "model.attention.heads = 2"});
+  expect_refused(run(program({"export", folder, out, "--format", "onnx"})),
+                 {"onnx", "llama, rwkv, safetensors"});
   EXPECT_EQ(run(program({"export", folder, out})).exit_code, 0);
   EXPECT_TRUE(std::filesystem::exists(out));
 }

@@ -1,4 +1,5 @@
-// Killed again and again: a run of 200 steps with SIGKILL at random moments, on 1, 2 and 4 ranks in turn, ends with the bits of one that nobody touched.
+// Killed again and again: a run of 200 steps with SIGKILL at random moments, on 1, 2 and 4 ranks in turn,
+// ends with the bits of one that nobody touched.
 #include <signal.h>
 
 #include <random>
@@ -11,7 +12,8 @@ namespace {
 using TrainSoak = TinyRun;
 
 TEST_F(TrainSoak, KilledAtRandomMomentsEndsWithTheSameBits) {
-  const std::vector<std::string> overrides{"trainer.steps=200", "trainer.log_every=1", "trainer.checkpoint.every=5", "data.validation=" + corpus,
+  const std::vector<std::string> overrides{"trainer.steps=200", "trainer.log_every=1",
+                                           "trainer.checkpoint.every=5", "data.validation=" + corpus,
                                            "trainer.validate_every=50"};
   ASSERT_EQ(run(program(train("straight", overrides))).exit_code, 0);
   std::mt19937 random(11);

@@ -21,7 +21,8 @@ void expect_done(const Finished& finished) { EXPECT_EQ(finished.exit_code, 0) <<
 // ---- the same bits ----
 
 TEST_F(Train, OneTwoAndFourRanksGiveTheSameBits) {
-  const std::vector<std::string> overrides{"trainer.steps=6", "data.validation=" + corpus, "trainer.validate_every=3"};
+  const std::vector<std::string> overrides{"trainer.steps=6", "data.validation=" + corpus,
+                                           "trainer.validate_every=3"};
   expect_done(run(program(train("alone", overrides))));
   for (int ranks : {2, 4}) {
     const std::string name = std::to_string(ranks);
@@ -49,7 +50,8 @@ TEST_F(Train, TheSeedAloneDecides) {
 
 TEST_F(Train, ARunStoppedAndResumedOnAnotherNumberOfRanksEndsWithTheBitsOfOneThatNeverStopped) {
   // 40 steps of 8 sequences pass the end of the corpus, so an epoch ends on the way.
-  const std::vector<std::string> overrides{"trainer.steps=40", "optimizer.warmup_steps=5", "data.validation=" + corpus, "trainer.validate_every=10"};
+  const std::vector<std::string> overrides{"trainer.steps=40", "optimizer.warmup_steps=5",
+                                           "data.validation=" + corpus, "trainer.validate_every=10"};
   expect_done(run(program(train("straight", overrides))));
   std::vector<std::string> partly = overrides;
   partly.push_back("trainer.checkpoint.every=7");
@@ -111,13 +113,15 @@ TEST_F(Train, Usr2SavesAndGoesOnAndUsr1SavesAndStopsOnAllRanks) {
 // `mpirun -n 2` of tests/support/failing_rank.cpp; the healthy rank would wait for the other for ever.
 Finished run_failing(const std::string& how, const std::string& output, const std::string& corpus) {
   const std::string config = std::string(std::getenv("WUNENG_SOURCE")) + "/configs/tiny.yaml";
-  return run({"mpirun", "-n", "2", std::getenv("WUNENG_FAILING_RANK"), how, "1", "3", config, output, corpus});
+  return run(
+      {"mpirun", "-n", "2", std::getenv("WUNENG_FAILING_RANK"), how, "1", "3", config, output, corpus});
 }
 
 TEST_F(Train, ARankThatThrowsEndsTheJobSoonWithRankHostPlaceAndReason) {
   const Finished end = run_failing("throw", (scratch / "run").string(), corpus);
   EXPECT_EQ(end.exit_code, static_cast<int>(ExitCode::failed)) << end.out;
-  EXPECT_THAT(end.out, testing::ContainsRegex("rank 1 of 2 on [^ ]+, step 3, before the step: the test's fault"));
+  EXPECT_THAT(end.out,
+              testing::ContainsRegex("rank 1 of 2 on [^ ]+, step 3, before the step: the test's fault"));
   EXPECT_LT(end.seconds, 10.0);
 }
 

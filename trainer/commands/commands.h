@@ -1,4 +1,5 @@
-// The commands of the program, one file each: a function adds the command's flags to the command line and returns what it does.
+// The commands of the program, one file each: a function adds the command's flags to the command line and
+// returns what it does.
 #pragma once
 
 #include <CLI/App.hpp>

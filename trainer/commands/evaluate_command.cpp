@@ -35,9 +35,11 @@ at::Tensor read_ids(const std::string& file, std::int64_t vocab_size) {
     }
     std::int64_t id = -1;
     const auto [after, error] = std::from_chars(next, end, id);
-    WN_REQUIRE(error == std::errc(), "{}: id {}: '{}' is not a number; give token ids separated by white space", file, ids.size(),
+    WN_REQUIRE(error == std::errc(),
+               "{}: id {}: '{}' is not a number; give token ids separated by white space", file, ids.size(),
                std::string(next, std::min(end, next + 12)));
-    WN_REQUIRE(id >= 0 && id < vocab_size, "{}: id {}: {} is outside the vocabulary 0 .. {}", file, ids.size(), id, vocab_size - 1);
+    WN_REQUIRE(id >= 0 && id < vocab_size, "{}: id {}: {} is outside the vocabulary 0 .. {}", file,
+               ids.size(), id, vocab_size - 1);
     ids.push_back(id);
     next = after;
   }
@@ -56,14 +58,21 @@ void write_logits(const SavedModel& saved, const Flags& flags) {
 void print(const Evaluation& result, bool json) {
   const auto bits = result.bits_per_byte();
   if (json) {
-    Json line{{"loss", result.loss}, {"perplexity", result.perplexity()}, {"bits_per_byte", nullptr}, {"tokens", result.tokens}, {"bytes", result.bytes}};
+    Json line{{"loss", result.loss},
+              {"perplexity", result.perplexity()},
+              {"bits_per_byte", nullptr},
+              {"tokens", result.tokens},
+              {"bytes", result.bytes}};
     if (bits) line["bits_per_byte"] = *bits;
     std::printf("%s\n", line.dump().c_str());
     return;
   }
-  fmt::print("loss           {:.6f} nats per token\nperplexity     {:.4f}\nbits per byte  {}\ntokens         {}\n", result.loss, result.perplexity(),
-             bits ? fmt::format("{:.4f} over {} bytes", *bits, result.bytes) : "unknown (no PREFIX.tokenizer.json beside the corpus)",
-             result.tokens);
+  fmt::print(
+      "loss           {:.6f} nats per token\nperplexity     {:.4f}\nbits per byte  {}\ntokens         {}\n",
+      result.loss, result.perplexity(),
+      bits ? fmt::format("{:.4f} over {} bytes", *bits, result.bytes)
+           : "unknown (no PREFIX.tokenizer.json beside the corpus)",
+      result.tokens);
 }
 
 ExitCode run(const Flags& flags, Invocation& invocation) {
@@ -74,19 +83,24 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
   std::optional<Corpus> corpus;
   std::optional<data::EvaluationSampler> sampler;
   agree(world.communicator(), [&] {
-    WN_REQUIRE(!flags.corpus.empty() || !flags.tokens.empty(), "give a corpus (--data PREFIX), or --tokens FILE with --logits OUT");
-    WN_REQUIRE(flags.tokens.empty() == flags.logits.empty(), "--tokens FILE and --logits OUT.safetensors: one needs the other");
+    WN_REQUIRE(!flags.corpus.empty() || !flags.tokens.empty(),
+               "give a corpus (--data PREFIX), or --tokens FILE with --logits OUT");
+    WN_REQUIRE(flags.tokens.empty() == flags.logits.empty(),
+               "--tokens FILE and --logits OUT.safetensors: one needs the other");
     saved.emplace(flags.checkpoint, *alone);
     if (flags.corpus.empty()) return;
     corpus.emplace(flags.corpus, saved->config.model.vocab_size);
-    sampler.emplace(corpus->tokens, saved->config.data.sequence_length, saved->config.data.separate_documents);
+    sampler.emplace(corpus->tokens, saved->config.data.sequence_length,
+                    saved->config.data.separate_documents);
   });
-  if (!flags.tokens.empty()) agree(world.communicator(), [&] {
-    if (world.rank() == 0) write_logits(*saved, flags);
-  });
+  if (!flags.tokens.empty())
+    agree(world.communicator(), [&] {
+      if (world.rank() == 0) write_logits(*saved, flags);
+    });
   if (!corpus) return ExitCode::done;
   const data::Tokenizer* tokenizer = corpus->tokenizer ? corpus->tokenizer.get() : saved->tokenizer.get();
-  const Evaluation result = evaluate(saved->model, *sampler, saved->config.trainer.micro_batch, tokenizer, world.communicator());
+  const Evaluation result =
+      evaluate(saved->model, *sampler, saved->config.trainer.micro_batch, tokenizer, world.communicator());
   if (world.rank() == 0) print(result, flags.json);
   return ExitCode::done;
 }
@@ -95,12 +109,17 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
 
 Command add_evaluate(CLI::App& program) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* app = program.add_subcommand("evaluate", "Loss, perplexity and bits per byte of a model on a corpus");
-  app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")->required();
-  app->add_option("--data", flags->corpus, "Tokenised corpus, PREFIX.bin and PREFIX.idx")->type_name("PREFIX");
+  CLI::App* app =
+      program.add_subcommand("evaluate", "Loss, perplexity and bits per byte of a model on a corpus");
+  app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")
+      ->required();
+  app->add_option("--data", flags->corpus, "Tokenised corpus, PREFIX.bin and PREFIX.idx")
+      ->type_name("PREFIX");
   app->add_flag("--json", flags->json, "Print one JSON object");
-  app->add_option("--tokens", flags->tokens, "Token ids of one sequence, as text, for --logits")->type_name("FILE");
-  app->add_option("--logits", flags->logits, "Write the fp32 logits [T, V] of --tokens")->type_name("OUT.safetensors");
+  app->add_option("--tokens", flags->tokens, "Token ids of one sequence, as text, for --logits")
+      ->type_name("FILE");
+  app->add_option("--logits", flags->logits, "Write the fp32 logits [T, V] of --tokens")
+      ->type_name("OUT.safetensors");
   return {app, [flags](Invocation& invocation) { return run(*flags, invocation); }};
 }
 

@@ -11,10 +11,12 @@ Command add_export(CLI::App& program) {
   };
   auto flags = std::make_shared<Flags>();
   CLI::App* app = program.add_subcommand("export", "Write a model for other programs");
-  app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")->required();
+  app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")
+      ->required();
   app->add_option("OUT", flags->out, "File to write (llama: folder)")->required();
   app->add_option("--format", flags->format,
-                  "safetensors (any model), llama (plain Transformers, for transformers) or rwkv (plain RWKV-7, a .pth file for the rwkv package)")
+                  "safetensors (any model), llama (plain Transformers, for transformers) or rwkv (plain "
+                  "RWKV-7, a .pth file for the rwkv package)")
       ->capture_default_str();
   return {app, [flags](Invocation& invocation) {
             require_one_process(invocation, "export");

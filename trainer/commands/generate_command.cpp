@@ -33,7 +33,8 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
   emit(flags.prompt);
   for (std::int64_t i = 0; i < flags.tokens; ++i) {
     const std::int32_t token = generator.next();
-    // The model's vocabulary may be padded beyond the tokenizer's; an id that stands for no text ends the sample too.
+    // The model's vocabulary may be padded beyond the tokenizer's; an id that stands for no text ends the
+    // sample too.
     if (token == tokenizer.end_of_document() || token >= tokenizer.vocab_size()) break;
     emit(tokenizer.bytes_of(token));
   }
@@ -46,15 +47,24 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
 Command add_generate(CLI::App& program) {
   auto flags = std::make_shared<Flags>();
   CLI::App* app = program.add_subcommand("generate", "Continue a text");
-  app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")->required();
+  app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")
+      ->required();
   app->add_option("--prompt", flags->prompt, "The text to go on from")->type_name("TEXT")->required();
-  app->add_option("--tokens", flags->tokens, "Most tokens to write")->capture_default_str()->check(CLI::NonNegativeNumber);
+  app->add_option("--tokens", flags->tokens, "Most tokens to write")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   app->add_option("--temperature", flags->sampling.temperature, "0 takes the likeliest token always")
-      ->capture_default_str()->check(CLI::NonNegativeNumber);
-  app->add_option("--top-k", flags->sampling.top_k, "Only the k likeliest tokens; 0: all")->capture_default_str()->check(CLI::NonNegativeNumber);
-  app->add_option("--top-p", flags->sampling.top_p, "Only the likeliest tokens that together reach this probability")
-      ->capture_default_str()->check(CLI::Range(0.0, 1.0));
-  app->add_option("--seed", flags->sampling.seed, "The same seed writes the same text")->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--top-k", flags->sampling.top_k, "Only the k likeliest tokens; 0: all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--top-p", flags->sampling.top_p,
+                  "Only the likeliest tokens that together reach this probability")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  app->add_option("--seed", flags->sampling.seed, "The same seed writes the same text")
+      ->capture_default_str();
   return {app, [flags](Invocation& invocation) { return run(*flags, invocation); }};
 }
 

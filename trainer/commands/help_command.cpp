@@ -19,7 +19,8 @@ Command add_help(CLI::App& program) {
 void require_one_process(const Invocation& invocation, const std::string& command) {
   const int processes = invocation.world.size();
   if (processes == 1) return;
-  throw AgreedError(fmt::format("wuneng {} works in one process, but {} were started: run it without mpirun", command, processes),
+  throw AgreedError(fmt::format("wuneng {} works in one process, but {} were started: run it without mpirun",
+                                command, processes),
                     ExitCode::usage);
 }
 

@@ -38,20 +38,27 @@ void write_corpus(const Flags& flags) {
   }
   write_file_atomically(flags.output + ".tokenizer.json", tokenizer->to_json().dump() + "\n");
   writer.finish();
-  fmt::print("{}: {} documents, {} bytes, {} tokens of a vocabulary of {} ({:.2f} bytes per token)\n", flags.output, flags.files.size(),
-             bytes, tokens, tokenizer->vocab_size(), static_cast<double>(bytes) / static_cast<double>(tokens));
+  fmt::print("{}: {} documents, {} bytes, {} tokens of a vocabulary of {} ({:.2f} bytes per token)\n",
+             flags.output, flags.files.size(), bytes, tokens, tokenizer->vocab_size(),
+             static_cast<double>(bytes) / static_cast<double>(tokens));
 }
 
 }  // namespace
 
 Command add_tokenize(CLI::App& program) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* app = program.add_subcommand("tokenize", "Turn text files into a corpus, or learn a tokenizer from them");
+  CLI::App* app =
+      program.add_subcommand("tokenize", "Turn text files into a corpus, or learn a tokenizer from them");
   app->add_option("FILE", flags->files, "Text files; each becomes one document")->required();
-  app->add_option("--tokenizer", flags->tokenizer, "bytes, or a tokenizer's JSON file")->type_name("NAME")->capture_default_str();
-  app->add_option("--output", flags->output, "Writes OUTPUT.bin, .idx and .tokenizer.json; with --train, the tokenizer's JSON file")
-      ->type_name("PREFIX")->required();
-  app->add_option("--train", flags->train, "Learn a byte-level BPE of this many ids from the files instead")->type_name("SIZE")
+  app->add_option("--tokenizer", flags->tokenizer, "bytes, or a tokenizer's JSON file")
+      ->type_name("NAME")
+      ->capture_default_str();
+  app->add_option("--output", flags->output,
+                  "Writes OUTPUT.bin, .idx and .tokenizer.json; with --train, the tokenizer's JSON file")
+      ->type_name("PREFIX")
+      ->required();
+  app->add_option("--train", flags->train, "Learn a byte-level BPE of this many ids from the files instead")
+      ->type_name("SIZE")
       ->check(CLI::PositiveNumber);
   return {app, [flags](Invocation& invocation) {
             require_one_process(invocation, "tokenize");
