@@ -1,9 +1,10 @@
 // Byte-level byte-pair encoding (Sennrich et al., arXiv 1508.07909, on bytes as in GPT-2).
 #pragma once
 
-#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -30,18 +31,20 @@ class BpeTokenizer final : public Tokenizer {
 
  private:
   std::vector<std::int32_t> encode_word(std::string_view word) const;
+  std::int32_t rank_of(std::int32_t left, std::int32_t right) const;
 
   std::vector<Merge> merges_;
   std::unordered_map<std::uint64_t, std::int32_t> rank_;  // of a pair of ids: the lower is merged first
   std::vector<std::string> bytes_;                        // of every id
 };
 
-// Cuts text into words: a run of letters (bytes >= 128 count as letters), of digits, or of other signs, each
-// with one space in front where there is one; spaces beyond that and line breaks are words of their own kind.
-// Concatenated they are the text.
-std::vector<std::string_view> split_words(std::string_view text);
+// The longest word in bytes: it bounds the work on text without spaces.
+constexpr std::size_t longest_word = 128;
 
-// One character per value, for tokens that are single bytes.
-const std::array<char, 256>& single_bytes();
+// The word that text begins with; empty only when text is. A word is a run of letters (bytes >= 128 count as
+// letters), of digits, of line breaks or of other signs, each but the line breaks with one space in front
+// where there is one; further spaces are words of their own. Longer runs are cut, between UTF-8 characters
+// where there are any.
+std::string_view first_word(std::string_view text);
 
 }  // namespace wuneng::data

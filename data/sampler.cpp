@@ -65,9 +65,10 @@ Permutation::Permutation(std::int64_t size, std::uint64_t key) : size_(size), ke
 }
 
 std::int64_t Permutation::operator()(std::int64_t index) const {
+  WN_CHECK(index >= 0 && index < size_, "element {} of a permutation of {} was asked for", index, size_);
   const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
   auto x = static_cast<std::uint64_t>(index);
-  do {  // at most a few rounds: the network's range is less than 8 times as large as ours
+  do {  // four turns or fewer on average: the network's range is at most four times as large as ours
     std::uint64_t left = x >> half_bits_, right = x & mask;
     for (std::uint64_t round = 0; round < feistel_rounds; ++round) {
       const std::uint64_t next = left ^ (mix_bits(right ^ mix_bits(key_ + round)) & mask);

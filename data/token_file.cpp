@@ -1,5 +1,6 @@
 #include "data/token_file.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <limits>
@@ -132,6 +133,19 @@ void widen(const std::byte* from, std::span<std::int64_t> out) {
   }
 }
 
+// An empty .bin, after the index beside it is gone for good: an index must never describe another corpus'
+// tokens.
+OutputFile open_bin(const std::filesystem::path& prefix) {
+  const std::filesystem::path folder = prefix.has_parent_path() ? prefix.parent_path() : ".";
+  make_folder(folder);
+  const std::filesystem::path index = with_suffix(prefix, ".idx");
+  std::error_code error;
+  const bool removed = std::filesystem::remove(index, error);
+  WN_CHECK(!error, "{}: cannot be removed: {}; choose another output", index.string(), error.message());
+  if (removed) sync_folder(folder);
+  return OutputFile(with_suffix(prefix, ".bin"));
+}
+
 }  // namespace
 
 TokenFile::TokenFile(const std::filesystem::path& prefix, std::int64_t vocab_size)
@@ -177,19 +191,19 @@ void TokenFile::read(std::int64_t begin, std::span<std::int64_t> out) const {
 
 TokenFileWriter::TokenFileWriter(const std::filesystem::path& prefix, std::int64_t vocab_size)
     : prefix_(prefix),
-      bin_([&] {
-        if (prefix.has_parent_path()) make_folder(prefix.parent_path());
-        std::filesystem::remove(
-            with_suffix(prefix, ".idx"));  // an index must never describe another corpus' tokens
-        return OutputFile(with_suffix(prefix, ".bin"));
-      }()),
-      bytes_per_token_(vocab_size <= 65536 ? 2 : 4) {}
+      vocab_size_(vocab_size),
+      bytes_per_token_(vocab_size <= 65536 ? 2 : 4),
+      bin_(open_bin(prefix)) {}
 
 void TokenFileWriter::add_document(std::span<const std::int32_t> tokens) {
   WN_CHECK(
       !tokens.empty() && tokens.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()),
       "{}: document {} has {} tokens, expected 1 .. 2^31 - 1", prefix_.string(), lengths_.size(),
       tokens.size());
+  for (const std::int32_t token : tokens)
+    WN_CHECK(token >= 0 && token < vocab_size_,
+             "{}: document {} has a token of id {}, outside the vocabulary 0 .. {}", prefix_.string(),
+             lengths_.size(), token, vocab_size_ - 1);
   lengths_.push_back(static_cast<std::int32_t>(tokens.size()));
   if (bytes_per_token_ == 4) return bin_.write(tokens.data(), tokens.size_bytes());
   const std::vector<std::uint16_t> narrow(tokens.begin(), tokens.end());

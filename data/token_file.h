@@ -49,13 +49,15 @@ class TokenFileWriter {
  public:
   // u16 tokens when the vocabulary has at most 65,536 ids, else i32.
   TokenFileWriter(const std::filesystem::path& prefix, std::int64_t vocab_size);
-  void add_document(std::span<const std::int32_t> tokens);  // empty documents are refused
+  // Empty documents and ids outside the vocabulary are refused.
+  void add_document(std::span<const std::int32_t> tokens);
   void finish();
 
  private:
   std::filesystem::path prefix_;
-  OutputFile bin_;
+  std::int64_t vocab_size_;
   int bytes_per_token_;
+  OutputFile bin_;
   std::vector<std::int32_t> lengths_;
 };
 

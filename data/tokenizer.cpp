@@ -1,6 +1,8 @@
 #include "data/tokenizer.h"
 
+#include <array>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "common/check.h"
 #include "data/bpe.h"
@@ -11,6 +13,7 @@ namespace {
 // Ids 0-255 are the bytes, 256 ends a document.
 class ByteTokenizer final : public Tokenizer {
  public:
+  ByteTokenizer() { std::iota(bytes_.begin(), bytes_.end(), '\0'); }
   std::vector<std::int32_t> encode(std::string_view text) const override {
     std::vector<std::int32_t> ids;
     ids.reserve(text.size() + 1);
@@ -19,24 +22,17 @@ class ByteTokenizer final : public Tokenizer {
   }
   std::string_view bytes_of(std::int32_t token) const override {
     WN_CHECK(token >= 0 && token <= 256, "token id {} is outside the vocabulary 0 .. 256", token);
-    return token == 256 ? std::string_view()
-                        : std::string_view(&single_bytes()[static_cast<std::size_t>(token)], 1);
+    return token == 256 ? std::string_view() : std::string_view(&bytes_[static_cast<std::size_t>(token)], 1);
   }
   std::int64_t vocab_size() const override { return 257; }
   std::int32_t end_of_document() const override { return 256; }
   Json to_json() const override { return {{"type", "bytes"}}; }
+
+ private:
+  std::array<char, 256> bytes_;
 };
 
 }  // namespace
-
-const std::array<char, 256>& single_bytes() {
-  static const std::array<char, 256> bytes = [] {
-    std::array<char, 256> all{};
-    for (int i = 0; i < 256; ++i) all[i] = static_cast<char>(i);
-    return all;
-  }();
-  return bytes;
-}
 
 std::string Tokenizer::decode(std::span<const std::int32_t> tokens) const {
   std::string text;

@@ -36,7 +36,7 @@ show_results() {
   bytes=$(cat $corpus/validation/*.txt | wc -c)
   value() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" <<<"$result"; }
   printf '\nThe last 5 %% of the King James Bible, which the model has not seen (%d bytes):\n\n' "$bytes"
-  printf '  %-28s %s nats per token\n' "validation loss" "$(value loss)"
+  printf '  %-28s %.4f nats per token\n' "validation loss" "$(value loss)"
   printf '  %-28s %.3f bits per byte\n' "this model" "$(value bits_per_byte)"
   for tool in gzip xz bzip2; do
     command -v $tool >/dev/null || continue

@@ -21,6 +21,16 @@ using testing::HasSubstr;
 using tests::message_of;
 using Ids = std::vector<std::int32_t>;
 
+std::vector<std::string_view> split_words(std::string_view text) {
+  std::vector<std::string_view> words;
+  while (!text.empty()) {
+    words.push_back(first_word(text));
+    if (words.back().empty()) throw Error("an empty word");
+    text.remove_prefix(words.back().size());
+  }
+  return words;
+}
+
 std::vector<Merge> merges_of(const Tokenizer& tokenizer) {
   return tokenizer.to_json()["merges"].get<std::vector<Merge>>();
 }
@@ -91,10 +101,11 @@ std::vector<std::string> training_texts() {
                                  prose(random, 40), prose(random, 400)};
   for (const std::string& alphabet : {"ab"s, "abc "s, "ab 1.\n"s, "a\0\xff \n"s})
     texts.push_back(tests::random_text(random, 400, alphabet));
+  texts.push_back(std::string(1000, 'z') + "zy" + tests::random_text(random, 600, "\xc3\xa9\xa8"));
   return texts;
 }
 
-TEST(SplitWords, CutsWhereTheRulesSay) {
+TEST(FirstWord, CutsWhereTheRulesSay) {
   EXPECT_THAT(split_words("the cat's 12 lives."), ElementsAre("the", " cat", "'", "s", " 12", " lives", "."));
   EXPECT_THAT(split_words("a1b2"), ElementsAre("a", "1", "b", "2"));
   EXPECT_THAT(split_words("a  b   c"), ElementsAre("a", " ", " b", "  ", " c"));
@@ -106,7 +117,7 @@ TEST(SplitWords, CutsWhereTheRulesSay) {
   EXPECT_THAT(split_words(""), ElementsAre());
 }
 
-TEST(SplitWords, ConcatenatedTheyAreTheText) {
+TEST(FirstWord, WordsTogetherAreTheText) {
   std::mt19937 random(5);
   std::vector<std::string> texts = tests::hard_texts();
   for (int n = 0; n < 500; ++n)
@@ -114,7 +125,6 @@ TEST(SplitWords, ConcatenatedTheyAreTheText) {
   for (const std::string& text : texts) {
     std::string all;
     for (const std::string_view word : split_words(text)) {
-      EXPECT_FALSE(word.empty());
       if (word.find_first_of("\r\n") != word.npos) {
         EXPECT_EQ(word.find_first_not_of("\r\n"), word.npos) << "a line break inside a word";
       }
@@ -122,6 +132,29 @@ TEST(SplitWords, ConcatenatedTheyAreTheText) {
     }
     EXPECT_EQ(all, text);
   }
+}
+
+TEST(FirstWord, LongRunsAreCutBetweenCharacters) {
+  const auto sizes_of = [](const std::string& text) {
+    std::vector<std::size_t> sizes;
+    for (const std::string_view word : split_words(text)) sizes.push_back(word.size());
+    return sizes;
+  };
+  const auto repeated = [](const std::string& character, int times) {
+    std::string text;
+    for (int i = 0; i < times; ++i) text += character;
+    return text;
+  };
+  EXPECT_THAT(sizes_of(std::string(128, 'a')), ElementsAre(128));
+  EXPECT_THAT(sizes_of(std::string(300, 'a')), ElementsAre(128, 128, 44));
+  EXPECT_THAT(sizes_of(' ' + std::string(128, '1') + " x"), ElementsAre(128, 1, 2));
+  EXPECT_THAT(sizes_of(std::string(129, ' ') + "x"), ElementsAre(128, 2));
+  EXPECT_THAT(sizes_of(std::string(128, ' ') + "x"), ElementsAre(127, 2));
+  EXPECT_THAT(sizes_of(std::string(130, '\n')), ElementsAre(128, 2));
+  EXPECT_THAT(sizes_of(repeated("\xc3\xa9", 65)), ElementsAre(128, 2));
+  EXPECT_THAT(sizes_of(repeated("\xe6\x97\xa5", 43)), ElementsAre(126, 3));
+  EXPECT_THAT(sizes_of(" " + repeated("\xf0\x9f\x98\x80", 32)), ElementsAre(125, 4));
+  EXPECT_THAT(sizes_of(std::string(130, '\x80')), ElementsAre(125, 5));  // not UTF-8: cut all the same
 }
 
 TEST(Bpe, LearnsTheMergesOfASlowTrainer) {
@@ -176,6 +209,18 @@ TEST(Bpe, EachIdIsTheBytesOfItsParts) {
   EXPECT_EQ(tokenizer.bytes_of(258), "abcab");
   EXPECT_EQ(tokenizer.vocab_size(), 260);
   EXPECT_THAT(tokenizer.encode("abcab abc"), ElementsAre(258, ' ', 257));
+}
+
+// A token twice as long in every merge would fill any memory.
+TEST(Bpe, AMergeLongerThanAnyWordIsRefused) {
+  Json merges = Json::array({{'a', 'a'}});
+  for (int id = 256; id < 262; ++id) merges.push_back({id, id});
+  const Json longest{{"type", "bpe"}, {"merges", merges}};
+  EXPECT_THAT(BpeTokenizer(longest, "some.json").encode(std::string(128, 'a')), ElementsAre(262));
+  merges.push_back({262, 'a'});
+  const Json too_long{{"type", "bpe"}, {"merges", merges}};
+  EXPECT_THAT(message_of<UsageError>([&] { BpeTokenizer(too_long, "some.json"); }),
+              AllOf(HasSubstr("some.json"), HasSubstr("merge 7"), HasSubstr("129 bytes")));
 }
 
 TEST(Bpe, AVocabularyTooLargeForTheTextIsRefusedWithTheReachableSize) {

@@ -26,8 +26,7 @@ using Numbers = std::vector<std::int64_t>;
 
 constexpr std::int64_t T = 8;
 
-// A corpus whose token at position p is p, in documents of the given lengths: a row says itself where it
-// begins.
+// A corpus in documents of these lengths whose token at position p is p: a row says itself where it begins.
 struct Counting {
   explicit Counting(const Numbers& lengths) {
     TokenFileWriter writer(scratch / "corpus", 100000);
@@ -47,8 +46,8 @@ struct Counting {
   std::set<std::int64_t> starts;
 };
 
-// Documents of one token, of whole sequences, longer than a sequence, and ones that begin at a row's edges; 8
-// k + `more` tokens.
+// Documents of one token, of whole sequences, longer than a sequence, and ones that begin at a row's edges:
+// a multiple of T plus `more` tokens.
 Numbers lengths_with(std::int64_t more) {
   Numbers lengths{8, 1, 7, 1, 1, 30, 8, 16, 4};
   std::mt19937 random(2);
@@ -122,7 +121,31 @@ TEST(Permutation, IsABijection) {
         seen[static_cast<std::size_t>(image)] = true;
       }
     }
-  EXPECT_THROW(Permutation(0, 1), Error);
+}
+
+TEST(Permutation, OfNothingOrOfAnElementOutsideIsRefused) {
+  for (const std::int64_t size : {std::int64_t{0}, std::int64_t{-1}, INT64_MIN})
+    EXPECT_THAT(message_of<Error>([&] { Permutation(size, 1); }),
+                HasSubstr(fmt::format("of {} elements", size)));
+  for (const std::int64_t index : {std::int64_t{-1}, std::int64_t{10}, INT64_MAX, INT64_MIN})
+    EXPECT_THAT(message_of<Error>([&] { Permutation(10, 1)(index); }),
+                HasSubstr(fmt::format("element {} ", index)));
+}
+
+// Of 2^40 elements a sample: different images, inside, and as many in each sixteenth.
+TEST(Permutation, OfManyElementsSpreadsASample) {
+  constexpr std::int64_t size = (std::int64_t{1} << 40) - 12345, sample = 160000;
+  const Permutation order(size, 5);
+  std::set<std::int64_t> images;
+  std::vector<int> hits(16);
+  for (std::int64_t i = 0; i < sample; ++i) {
+    const std::int64_t image = order(i % 2 ? i : size - 1 - i);
+    ASSERT_TRUE(image >= 0 && image < size);
+    images.insert(image);
+    ++hits[static_cast<std::size_t>(image / (size / 16 + 1))];
+  }
+  EXPECT_EQ(std::ssize(images), sample);
+  for (const int n : hits) EXPECT_NEAR(n, sample / 16, 600);  // six standard deviations
 }
 
 // In a random permutation about one element stays in place, and two random permutations agree on about one.

@@ -28,7 +28,7 @@ std::string little_endian(std::uint64_t value, int bytes) {
   return text;
 }
 
-// An index as Megatron-LM lays it out, built without the code under test: four sequences, three documents,
+// An index as Megatron-LM lays it out, built without the code under test: four sequences in three documents,
 // u16 tokens.
 struct Layout {
   std::string magic = "MMIDIDX\0\0"s;
@@ -120,6 +120,27 @@ TEST(TokenFile, WithoutFinishThereIsNoCorpus) {
     EXPECT_THROW(unfinished.add_document({}), Error);
   }
   EXPECT_THAT(message_of<UsageError>([&] { TokenFile(scratch / "corpus"); }), HasSubstr("corpus.idx"));
+}
+
+TEST(TokenFile, WriterRefusesIdsOutsideTheVocabulary) {
+  const Scratch scratch;
+  for (const std::int64_t vocab : {300, 65536, 65537}) {
+    TokenFileWriter writer(scratch / "corpus", vocab);
+    writer.add_document(std::vector<std::int32_t>{0, static_cast<std::int32_t>(vocab - 1)});
+    for (const std::int32_t id : {-1, static_cast<std::int32_t>(vocab), INT32_MAX, INT32_MIN})
+      EXPECT_THAT(message_of<Error>([&] {
+                    writer.add_document(std::vector<std::int32_t>{1, id});
+                  }),
+                  AllOf(HasSubstr("corpus"), HasSubstr("document 1"), HasSubstr(fmt::format("id {},", id))));
+  }
+}
+
+TEST(TokenFile, AnIndexThatCannotBeRemovedKeepsItsTokens) {
+  const Scratch scratch;
+  put(scratch / "corpus.bin", "tokens");
+  std::filesystem::create_directories(scratch / "corpus.idx/occupied");
+  EXPECT_THAT(message_of<Error>([&] { TokenFileWriter(scratch / "corpus", 300); }), HasSubstr("corpus.idx"));
+  EXPECT_EQ(read_text(scratch / "corpus.bin"), "tokens");
 }
 
 TEST(TokenFile, ReadsWhatMegatronWritesInEveryTokenType) {
