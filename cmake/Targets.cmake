@@ -20,7 +20,7 @@ function(wuneng_tests folder)
   add_executable(${folder}_tests ${sources})
   target_link_libraries(${folder}_tests PRIVATE wuneng_${folder} ${ARGN} GTest::gmock GTest::gtest_main)
   gtest_discover_tests(${folder}_tests TEST_PREFIX "${folder}/" DISCOVERY_TIMEOUT 60
-    PROPERTIES TIMEOUT 300 ENVIRONMENT "${WUNENG_TEST_ENVIRONMENT}")
+    PROPERTIES TIMEOUT 300)
 endfunction()
 
 # wuneng_mpi_tests(folder RANKS n...): the program <folder>_mpi_tests of tests/<folder>/*_mpi_test.cpp, run under mpirun with each number of ranks.
@@ -34,7 +34,7 @@ function(wuneng_mpi_tests folder)
     add_test(NAME ${folder}/mpi_${ranks}_ranks
       COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:${folder}_mpi_tests>)
     set_tests_properties(${folder}/mpi_${ranks}_ranks PROPERTIES
-      TIMEOUT 120 PROCESSORS 2 ENVIRONMENT "${WUNENG_TEST_ENVIRONMENT}")
+      TIMEOUT 120 PROCESSORS 2)
   endforeach()
 endfunction()
 
