@@ -4,8 +4,11 @@
 #   (no flag)   the program, build/wuneng
 #   --tests     also all tests
 #   --bench     also the benchmarks, build/wuneng_bench
-#   -DNAME=X    passed to CMake, e.g. -DWUNENG_CUDA=OFF -DCMAKE_PREFIX_PATH=/opt/libtorch
+#   -DNAME=X    passed to CMake, e.g. -DWUNENG_CUDA=OFF
+#
+# CMAKE_PREFIX_PATH, from the environment or as -DCMAKE_PREFIX_PATH=..., names another LibTorch; then none is installed for the program.
 
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 setup_flags=()
@@ -16,13 +19,23 @@ for argument in "$@"; do
     --help | -h) help_and_exit ;;
     --tests) setup_flags=(--tests) cmake_flags+=(-DWUNENG_TESTS=ON) targets=(all) ;;
     --bench) cmake_flags+=(-DWUNENG_BENCHMARKS=ON) targets=(all) ;;
+    -DCMAKE_PREFIX_PATH=*) export CMAKE_PREFIX_PATH=${argument#*=} ;;
     -D*) cmake_flags+=("$argument") ;;
     *) die "unknown argument '$argument'; see --help" ;;
   esac
 done
+if [ -n "${CMAKE_PREFIX_PATH:-}" ]; then cmake_flags+=("-DCMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH//:/;}"); fi
+
+# As many compilers at once as there are cores and 1.5 GB of free memory for each.
+parallel_compilers() {
+  local cores by_memory
+  cores=$(nproc)
+  by_memory=$(awk '/^MemAvailable/ {print int($2 / 1.5e6)}' /proc/meminfo)
+  echo $((by_memory < 1 ? 1 : by_memory < cores ? by_memory : cores))
+}
 
 "$root/scripts/setup.sh" "${setup_flags[@]}"
 step "configure" "The message above names what CMake did not find; scripts/setup.sh installs it." \
-  cmake -S "$root" -B "$root/build" -G Ninja "${cmake_flags[@]}"
-step "build" "The compiler's message above tells; with little memory build with fewer jobs: ninja -C build -j1." \
-  ninja -C "$root/build" "${targets[@]}"
+  cmake -S "$root" -B "$root/build" -G Ninja -U 'LibTorch_*' "${cmake_flags[@]}"
+step "build" "The compiler's message above tells; when a compiler was killed, memory is short: ninja -C build -j1 goes on." \
+  ninja -C "$root/build" -j "$(parallel_compilers)" "${targets[@]}"

@@ -6,6 +6,7 @@
 #
 # The files of both folders, one after the other, are the text byte for byte.
 
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 case ${1:-} in
   --help | -h) help_and_exit ;;
@@ -13,11 +14,6 @@ case ${1:-} in
   *) die "unknown corpus '${1:-}'; there is: kjv" ;;
 esac
 folder=$2
-
-install_bible() {
-  if [ "$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq --no-install-recommends bible-kjv >/dev/null
-  else sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends bible-kjv >/dev/null; fi
-}
 
 # Every line begins with its book's abbreviation, chapter and verse: "1Sa3:4 And the LORD ...".
 split_books() {
@@ -33,11 +29,11 @@ split_books() {
       print >file }' "$folder/all.txt"
   cat "$folder"/train/*.txt "$folder"/validation/*.txt | cmp - "$folder/all.txt"
   rm "$folder/all.txt"
+  touch "$folder/.complete"
 }
 
-mkdir -p "$folder"
 if [ -f "$folder/.complete" ]; then exit 0; fi
 PATH=$PATH:/usr/games
-command -v bible >/dev/null || step "package bible-kjv" "Install Debian's package bible-kjv by hand." install_bible
+command -v bible >/dev/null ||
+  step "package bible-kjv" "Is the network there? Else install Debian's package bible-kjv by hand." install_packages bible-kjv
 step "books of the King James Bible into $folder" "Is the folder writable, and is there room on the disk?" split_books
-touch "$folder/.complete"

@@ -2,11 +2,12 @@
 # setup.sh [--tests]: installs what is missing to build WuNeng on Debian 12 or the like, and says each step with its time.
 #
 #   packages of the distribution   compiler, CMake, Open MPI, yaml-cpp, spdlog ... by apt, as root or through sudo
-#   LibTorch                       by pip into .deps/libtorch, the parts that a CPU needs; skipped where CMAKE_PREFIX_PATH is set
-#   --tests                        also the Python packages that the tests compare with, into .deps/python
+#   LibTorch                       by pip into .deps/libtorch, the parts that a CPU needs; skipped where CMAKE_PREFIX_PATH has one
+#   --tests                        also the Python packages that the tests compare with, into .deps/python and .deps/cuda
 #
-# It can be run again at any time: what is there is left alone. About 3.5 GB of disk are needed (7 GB with --tests).
+# It can be run again at any time: what is there is left alone. About 4 GB of disk are needed (10 GB with --tests), half of it only while installing.
 
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 torch_version=2.11.0
@@ -19,83 +20,68 @@ cuda_packages=(nvidia-cublas==13.1.0.3 nvidia-cudnn-cu13==9.19.0.56 nvidia-cufft
 reference_packages=(rwkv==0.8.32 transformers==5.0.0)
 support_packages=(numpy==2.3.5 typing-extensions==4.15.0 sympy==1.14.0 networkx==3.6 jinja2==3.1.6 fsspec==2025.10.0 filelock==3.20.0
   setuptools==80.9.0 tokenizers==0.22.1 huggingface-hub==1.3.1 safetensors==0.7.0 regex==2025.11.3 packaging==25.0 pyyaml==6.0.3
-  tqdm==4.67.1 httpx==0.28.1 httpcore==1.0.9 anyio==4.11.0 sniffio==1.3.1 h11==0.16.0 certifi==2025.10.5 idna==3.11)
+  tqdm==4.67.1 httpx==0.28.1 httpcore==1.0.9 anyio==4.11.0 sniffio==1.3.1 h11==0.16.0 certifi==2025.10.5 idna==3.11
+  mpmath==1.3.0 markupsafe==3.0.3)
 
 system_packages=(g++ cmake ninja-build pkg-config git ca-certificates python3 python3-pip libopenmpi-dev openmpi-bin libyaml-cpp-dev
   libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev
   xz-utils bzip2)
 
-as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else return 77; fi
-}
-
-missing_packages() {
-  local package
-  for package in "$@"; do
-    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || echo "$package"
-  done
-}
-
-install_system_packages() {
-  command -v apt-get >/dev/null || die "this machine has no apt-get; install these (or their like) by hand: $*"
-  [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
-    die "these packages are missing and need root: $*. Run as root: apt-get install $*"
-  as_root apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "$@" >"$root/.deps/apt.log" 2>&1 ||
-    { tail -n 5 "$root/.deps/apt.log" >&2; return 1; }
+setup_system() {
+  if ! command -v apt-get >/dev/null; then
+    say "no apt-get here: taking for granted that these Debian packages, or their like, are installed: ${system_packages[*]}"
+    return
+  fi
+  local missing
+  mapfile -t missing < <(missing_packages "${system_packages[@]}")
+  if [ ${#missing[@]} = 0 ]; then return; fi
+  step "system packages" "Is the network there? Else install as root and run this again: apt-get install ${missing[*]}" \
+    install_packages "${missing[@]}"
 }
 
 # pip_into FOLDER PACKAGE...: a folder of its own; a stamp names what is in it, so that an interrupted install is not taken for a whole one.
+# pip unpacks beside the folder, not in /tmp, which is small on some machines.
 pip_into() {
-  local folder=$root/.deps/$1
+  local folder=$root/.deps/$1 partial=$root/.deps/$1.partial quiet=(--quiet)
   shift
-  rm -rf "$folder" "$folder.partial"
-  python3 -m pip install --quiet --no-deps --no-compile --target "$folder.partial" "$@"
-  printf '%s\n' "$@" >"$folder.partial/.stamp"
-  mv "$folder.partial" "$folder"
+  if [ -t 1 ]; then quiet=(); fi
+  rm -rf "$partial"
+  mkdir -p "$partial/.tmp"
+  TMPDIR=$partial/.tmp python3 -m pip install "${quiet[@]}" --no-deps --no-compile --target "$partial" "$@"
+  rm -rf "$partial/.tmp" "$folder"
+  printf '%s\n' "$@" >"$partial/.stamp"
+  mv "$partial" "$folder"
 }
 
-has() {  # FOLDER PACKAGE...
-  local stamp=$root/.deps/$1/.stamp
-  shift
-  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(printf '%s\n' "$@")" ]
+# setup_pip FOLDER GIGABYTES WHAT PACKAGE...
+setup_pip() {
+  local folder=$1 gigabytes=$2 what=$3 stamp=$root/.deps/$1/.stamp
+  shift 3
+  if [ -f "$stamp" ] && [ "$(<"$stamp")" = "$(printf '%s\n' "$@")" ]; then return; fi
+  [ "$(free_gigabytes)" -ge "$gigabytes" ] ||
+    die "$what needs $gigabytes GB of free disk in $root, but only $(free_gigabytes) GB are left: make room and run this again"
+  step "$what into .deps/$folder" \
+    "Is the network there, is there room on the disk ($(free_gigabytes) GB free), is $(python3 -V) one of 3.10 to 3.14? Run this again to go on." \
+    pip_into "$folder" "$@"
 }
 
-free_gigabytes() { df -Pk "$root" | awk 'NR==2 {print int($4 / 1048576)}'; }
+tests=false
+for argument in "$@"; do
+  case $argument in
+    --help | -h) help_and_exit ;;
+    --tests) tests=true ;;
+    *) die "unknown argument '$argument'; see --help" ;;
+  esac
+done
 
-main() {
-  local tests=false
-  for argument in "$@"; do
-    case $argument in
-      --help | -h) help_and_exit ;;
-      --tests) tests=true ;;
-      *) die "unknown argument '$argument'; see --help" ;;
-    esac
-  done
-  mkdir -p "$root/.deps"
-
-  local missing
-  mapfile -t missing < <(missing_packages "${system_packages[@]}")
-  if [ ${#missing[@]} -gt 0 ]; then
-    step "system packages (${missing[*]})" "Is the network there? Else install these packages by hand and run this again." \
-      install_system_packages "${missing[@]}"
-  fi
-
-  local pip_remedy
-  pip_remedy="Is the network there, and is there room on the disk ($(free_gigabytes) GB free)? Run this again to go on."
-  if [ -n "${CMAKE_PREFIX_PATH:-}" ] && ! $tests; then
-    say "LibTorch: CMAKE_PREFIX_PATH is set, so $CMAKE_PREFIX_PATH is used"
-  elif ! has libtorch "${libtorch_packages[@]}"; then
-    [ "$(free_gigabytes)" -ge 4 ] || die "LibTorch needs 4 GB of free disk in $root, but only $(free_gigabytes) GB are left"
-    step "LibTorch $torch_version into .deps/libtorch (530 MB)" "$pip_remedy" pip_into libtorch "${libtorch_packages[@]}"
-  fi
-  if $tests && ! has python "${support_packages[@]}" "${reference_packages[@]}"; then
-    step "Python packages of the tests into .deps/python" "$pip_remedy" pip_into python "${support_packages[@]}" "${reference_packages[@]}"
-  fi
-  if $tests && ! has cuda "${cuda_packages[@]}"; then
-    step "CUDA libraries that Python's torch loads into .deps/cuda (1.6 GB)" "$pip_remedy" pip_into cuda "${cuda_packages[@]}"
-  fi
-  say "everything is installed"
-}
-
-main "$@"
+setup_system
+if ! $tests && [ -n "$(libtorch_of_the_user)" ]; then
+  say "LibTorch: $(libtorch_of_the_user), from CMAKE_PREFIX_PATH"
+else
+  setup_pip libtorch 4 "LibTorch $torch_version (530 MB)" "${libtorch_packages[@]}"
+fi
+if $tests; then
+  setup_pip python 1 "Python packages of the tests (60 MB)" "${support_packages[@]}" "${reference_packages[@]}"
+  setup_pip cuda 6 "CUDA libraries that Python's torch loads (1.6 GB)" "${cuda_packages[@]}"
+fi
+say "everything is installed"

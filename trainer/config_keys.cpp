@@ -105,9 +105,8 @@ std::vector<Key> data_and_parallel_keys() {
        "T, length of a training sequence"},
       {"data.separate_documents", FlagKind{AT(data.separate_documents)}, "",
        "attention and states never cross the start of a document"},
-      {"parallel.data", IntegerKind{AT(parallel.data), 1, million, or_auto}, "processes",
-       "share the batch; a power of two that divides the micro-batches; auto: all that the tensor axis "
-       "leaves",
+      {"parallel.data", IntegerKind{AT(parallel.data), 1, million, or_auto}, "",
+       "processes that share the batch: a power of two that divides the micro-batches; auto: all there are",
        Resume::free},
       {"parallel.tensor",
        IntegerKind{AT(parallel.tensor), 1, 1, false, {}, "this version shards over the data axis only"}, "",

@@ -11,7 +11,7 @@ namespace {
 constexpr double eps = 1e-5;
 
 class Norm : public testing::TestWithParam<std::int64_t> {};
-INSTANTIATE_TEST_SUITE_P(Widths, Norm, testing::Values(2, 7, 64, 257));
+INSTANTIATE_TEST_SUITE_P(Widths, Norm, testing::Values(3, 7, 64, 257));
 
 TEST_P(Norm, RmsNormIsItsDefinition) {
   const std::int64_t C = GetParam();
