@@ -10,6 +10,7 @@ mpi_environment=(OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding
 if [ "$(id -u)" = 0 ]; then mpi_environment+=(OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1); fi
 command -v ssh >/dev/null || mpi_environment+=(OMPI_MCA_plm=isolated)
 export "${mpi_environment[@]}"
+export HWLOC_HIDE_ERRORS=2  # it complains of containers without /sys
 
 say() { printf '\n==> %s\n' "$*"; }
 die() { printf '\n%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }

@@ -13,15 +13,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 torch_version=2.11.0
 libtorch_packages=("torch==$torch_version" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 
-# Python's torch loads its CUDA half even on a machine without a GPU, so the tests need the libraries that this half names.
+# Python's torch loads its CUDA half even on a machine without a GPU, so the tests need the libraries that this half names (and no others).
 cuda_packages=(nvidia-cublas==13.1.0.3 nvidia-cudnn-cu13==9.19.0.56 nvidia-cufft==12.0.0.61 nvidia-cufile==1.15.1.6
-  nvidia-curand==10.4.0.35 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-cusparselt-cu13==0.8.0
-  nvidia-nccl-cu13==2.28.9 nvidia-nvjitlink==13.0.88 nvidia-nvshmem-cu13==3.4.5 nvidia-cuda-nvrtc==13.0.88 nvidia-nvtx==13.0.85)
+  nvidia-curand==10.4.0.35 nvidia-cusparse==12.6.3.3 nvidia-cusparselt-cu13==0.8.0 nvidia-nccl-cu13==2.28.9
+  nvidia-nvjitlink==13.0.88 nvidia-nvshmem-cu13==3.4.5)
 reference_packages=(rwkv==0.8.32 transformers==5.0.0)
-support_packages=(numpy==2.3.5 typing-extensions==4.15.0 sympy==1.14.0 networkx==3.6 jinja2==3.1.6 fsspec==2025.10.0 filelock==3.20.0
-  setuptools==80.9.0 tokenizers==0.22.1 huggingface-hub==1.3.1 safetensors==0.7.0 regex==2025.11.3 packaging==25.0 pyyaml==6.0.3
-  tqdm==4.67.1 httpx==0.28.1 httpcore==1.0.9 anyio==4.11.0 sniffio==1.3.1 h11==0.16.0 certifi==2025.10.5 idna==3.11
-  mpmath==1.3.0 markupsafe==3.0.3)
+support_packages=(numpy==2.3.5 typing-extensions==4.15.0 sympy==1.14.0 mpmath==1.3.0 jinja2==3.1.6 markupsafe==3.0.3 filelock==3.20.0
+  tokenizers==0.22.1 huggingface-hub==1.3.1 safetensors==0.7.0 regex==2025.11.3 packaging==25.0 pyyaml==6.0.3 tqdm==4.67.1
+  httpx==0.28.1 httpcore==1.0.9 anyio==4.11.0 sniffio==1.3.1 h11==0.16.0 certifi==2025.10.5 idna==3.11)
 
 system_packages=(g++ cmake ninja-build pkg-config git ca-certificates python3 python3-pip libopenmpi-dev openmpi-bin libyaml-cpp-dev
   libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev
@@ -82,6 +81,6 @@ else
 fi
 if $tests; then
   setup_pip python 1 "Python packages of the tests (60 MB)" "${support_packages[@]}" "${reference_packages[@]}"
-  setup_pip cuda 6 "CUDA libraries that Python's torch loads (1.6 GB)" "${cuda_packages[@]}"
+  setup_pip cuda 6 "CUDA libraries that Python's torch loads (2.2 GB of disk)" "${cuda_packages[@]}"
 fi
 say "everything is installed"

@@ -169,11 +169,13 @@ TEST_F(Commands, AFullDiskWhileSavingEndsTheRunAndHarmsNoEarlierCheckpoint) {
 
 TEST_F(Commands, EvaluateAgreesWithTheRunAndWithAnyNumberOfRanks) {
   const std::string folder = trained("run", {"data.validation=" + corpus});
-  const auto result = [&](const Finished& end) {  // the JSON line, without what a launcher may print around it
-    EXPECT_EQ(end.exit_code, 0) << end.out;
-    const std::size_t begin = end.out.find("{\"loss\":");
-    return begin == std::string::npos ? end.out : end.out.substr(begin, end.out.find('}', begin) + 1 - begin);
-  };
+  const auto result =
+      [&](const Finished& end) {  // the JSON line, without what a launcher may print around it
+        EXPECT_EQ(end.exit_code, 0) << end.out;
+        const std::size_t begin = end.out.find("{\"loss\":");
+        return begin == std::string::npos ? end.out
+                                          : end.out.substr(begin, end.out.find('}', begin) + 1 - begin);
+      };
   const std::string alone = result(run(program({"evaluate", folder, "--data", corpus, "--json"})));
   EXPECT_EQ(result(run(mpirun(2, {"evaluate", folder, "--data", corpus, "--json"}))), alone);
   const std::string loss = alone.substr(8, alone.find(',') - 8);

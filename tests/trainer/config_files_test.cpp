@@ -11,8 +11,8 @@ namespace {
 
 TEST(ConfigFiles, AllOfThemLoad) {
   int files = 0;
-  for (const auto& entry :
-       std::filesystem::recursive_directory_iterator(std::filesystem::path(std::getenv("WUNENG_SOURCE")) / "configs"))
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(
+           std::filesystem::path(std::getenv("WUNENG_SOURCE")) / "configs"))
     if (entry.path().extension() == ".yaml") {
       ++files;
       EXPECT_NO_THROW(load_config(entry.path())) << entry.path();
