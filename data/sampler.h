@@ -15,7 +15,7 @@ namespace wuneng::data {
 class Permutation {
  public:
   Permutation(std::int64_t size, std::uint64_t key);
-  std::int64_t operator()(std::int64_t index) const;
+  std::int64_t operator()(std::int64_t index) const;  // Error outside [0, size)
 
  private:
   std::int64_t size_;

@@ -174,8 +174,9 @@ TokenFile::TokenFile(const std::filesystem::path& prefix, std::int64_t vocab_siz
 
 void TokenFile::read(std::int64_t begin, std::span<std::int64_t> out) const {
   const auto count = static_cast<std::int64_t>(out.size());
-  WN_CHECK(begin >= 0 && count <= tokens_ - begin, "{}: tokens {} .. {} are asked for, but there are {}",
-           bin_.path().string(), begin, begin + count - 1, tokens_);
+  WN_CHECK(begin >= 0 && count <= tokens_ - begin,
+           "{}: {} tokens from token {} on are asked for, but there are {}", bin_.path().string(), count,
+           begin, tokens_);
   const std::byte* from = bin_.bytes().data() + begin * bytes_per_token_;
   switch (bytes_per_token_) {
     case 1:

@@ -34,7 +34,7 @@ std::unique_ptr<Tokenizer> tokenizer_from_json(const Json& json, std::string_vie
 
 // Byte-level BPE: learns merges from the text until the vocabulary (256 bytes + merges + end of document) has
 // `vocab_size` ids. Text is first split into words (a run of letters, of digits, or of other signs, with one
-// space in front; line breaks apart), and merges stay inside words. Deterministic.
+// space in front; line breaks apart; at most 128 bytes), and merges stay inside words. Deterministic.
 std::unique_ptr<Tokenizer> train_bpe(std::string_view text, std::int64_t vocab_size);
 
 }  // namespace wuneng::data

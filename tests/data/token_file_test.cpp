@@ -111,6 +111,15 @@ TEST(TokenFile, WriterMakesTheBytesOfTheFormat) {
   EXPECT_EQ(read_text(scratch / "corpus.bin"), tokens_of({7, 1, 2, 299}, 2));
 }
 
+TEST(TokenFile, AnotherCorpusTakesThePlaceOfTheOld) {
+  const Scratch scratch;
+  write_corpus(scratch / "corpus", 300, {{7, 1, 2}, {8}});
+  write_corpus(scratch / "corpus", 70000, {{69999, 4}});
+  const TokenFile file(scratch / "corpus", 70000);
+  EXPECT_THAT(all_tokens(file), ElementsAre(69999, 4));
+  EXPECT_EQ(file.documents(), 1);
+}
+
 TEST(TokenFile, WithoutFinishThereIsNoCorpus) {
   const Scratch scratch;
   write_corpus(scratch / "corpus", 300, {{7, 1, 2}});
