@@ -94,13 +94,13 @@ struct SquaredRelu : torch::autograd::Function<SquaredRelu> {
 }  // namespace
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
-  check_input("swiglu", "gate", gate, gate.sizes(), gate);
-  check_input("swiglu", "up", up, gate.sizes(), gate);
+  check_cpu_input("swiglu", "gate", gate, gate.sizes(), gate);
+  check_cpu_input("swiglu", "up", up, gate.sizes(), gate);
   return Swiglu::apply(gate, up);
 }
 
 at::Tensor squared_relu(const at::Tensor& x) {
-  check_input("squared_relu", "x", x, x.sizes(), x);
+  check_cpu_input("squared_relu", "x", x, x.sizes(), x);
   return SquaredRelu::apply(x);
 }
 

@@ -140,22 +140,22 @@ struct NormFunction : torch::autograd::Function<NormFunction> {
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  check_input("rms_norm", "x", x, x.sizes(), x);
-  check_input("rms_norm", "weight", weight, {x.size(-1)}, x);
+  check_cpu_input("rms_norm", "x", x, x.sizes(), x);
+  check_cpu_input("rms_norm", "weight", weight, {x.size(-1)}, x);
   return NormFunction::apply(x, weight, std::optional<at::Tensor>(), eps);
 }
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  check_input("layer_norm", "x", x, x.sizes(), x);
-  check_input("layer_norm", "weight", weight, {x.size(-1)}, x);
-  check_input("layer_norm", "bias", bias, {x.size(-1)}, x);
+  check_cpu_input("layer_norm", "x", x, x.sizes(), x);
+  check_cpu_input("layer_norm", "weight", weight, {x.size(-1)}, x);
+  check_cpu_input("layer_norm", "bias", bias, {x.size(-1)}, x);
   return NormFunction::apply(x, weight, optional(bias), eps);
 }
 
 at::Tensor head_rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  check_input("head_rms_norm", "x", x, x.sizes(), x);
+  check_cpu_input("head_rms_norm", "x", x, x.sizes(), x);
   WN_CHECK(x.dim() >= 2, "head_rms_norm: x has shape {}, expected [..., H, N]", shape_text(x));
-  check_input("head_rms_norm", "weight", weight, {x.size(-2), x.size(-1)}, x);
+  check_cpu_input("head_rms_norm", "weight", weight, {x.size(-2), x.size(-1)}, x);
   return NormFunction::apply(x, weight, std::optional<at::Tensor>(), eps);
 }
 

@@ -6,8 +6,10 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -19,18 +21,57 @@ inline std::string shape_text(const at::Tensor& x) {
   return x.defined() ? fmt::format("[{}]", fmt::join(x.sizes(), ", ")) : "undefined";
 }
 
-// Checks shape, dtype (that of `like`, when given), device and layout of an operator's input.
+#ifdef WUNENG_WITH_CUDA
+constexpr bool with_cuda = true;
+#else
+constexpr bool with_cuda = false;
+#endif
+
+// Whether 16-byte loads may start at x's first element.
+inline bool aligned(const at::Tensor& x) {
+  return reinterpret_cast<std::uintptr_t>(x.const_data_ptr()) % 16 == 0;
+}
+
+inline void check_device(const char* op, const char* name, const at::Tensor& x, const at::Tensor& like) {
+  WN_CHECK(x.device() == like.device(),
+           "{}: {} is on {}, but the first input is on {}: all must be on one device", op, name,
+           x.device().str(), like.device().str());
+  WN_CHECK(x.device().is_cpu() || x.device().is_cuda(), "{}: {} is on {}, expected the CPU or CUDA", op, name,
+           x.device().str());
+  WN_CHECK(with_cuda || x.device().is_cpu(),
+           "{}: {} is on {}, but this build has no CUDA: build with -DWUNENG_CUDA=ON", op, name,
+           x.device().str());
+}
+
+inline void check_dtype(const char* op, const char* name, const at::Tensor& x, const at::Tensor& like) {
+  const at::ScalarType dtype = x.scalar_type(), other = x.is_cuda() ? at::kBFloat16 : at::kDouble;
+  WN_CHECK(dtype == at::kFloat || dtype == other, "{}: {} has dtype {}, expected {} or {} on {}", op, name,
+           c10::toString(dtype), c10::toString(at::kFloat), c10::toString(other), x.device().str());
+  WN_CHECK(dtype == like.scalar_type(), "{}: {} has dtype {}, expected {} as the first input", op, name,
+           c10::toString(dtype), c10::toString(like.scalar_type()));
+}
+
+// Checks shape, device and dtype (those of `like`, the first input) and layout of an operator's input, on the
+// CPU (float32, float64) or CUDA (float32, bfloat16).
 inline void check_input(const char* op, const char* name, const at::Tensor& x, at::IntArrayRef shape,
                         const at::Tensor& like) {
   WN_CHECK(x.defined() && x.sizes() == shape, "{}: {} has shape {}, expected [{}]", op, name, shape_text(x),
            fmt::join(shape, ", "));
-  WN_CHECK(x.device().is_cpu(), "{}: {} is on {}, expected the CPU", op, name, x.device().str());
-  WN_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble,
-           "{}: {} has dtype {}, expected float32 or float64", op, name, c10::toString(x.scalar_type()));
-  WN_CHECK(x.scalar_type() == like.scalar_type(), "{}: {} has dtype {}, expected {} as the first input", op,
-           name, c10::toString(x.scalar_type()), c10::toString(like.scalar_type()));
+  check_device(op, name, x, like);
+  check_dtype(op, name, x, like);
   WN_CHECK(x.is_contiguous(), "{}: {} is not contiguous (shape {}, strides [{}])", op, name, shape_text(x),
            fmt::join(x.strides(), ", "));
+  WN_CHECK(x.is_cpu() || aligned(x),
+           "{}: {} begins {} bytes past a multiple of 16, which CUDA needs: clone() it", op, name,
+           reinterpret_cast<std::uintptr_t>(x.const_data_ptr()) % 16);
+}
+
+// The same for operators that have no CUDA version.
+inline void check_cpu_input(const char* op, const char* name, const at::Tensor& x, at::IntArrayRef shape,
+                            const at::Tensor& like) {
+  WN_CHECK(!x.defined() || x.is_cpu(), "{}: {} is on {}, expected the CPU: this operator has no CUDA version",
+           op, name, x.device().str());
+  check_input(op, name, x, shape, like);
 }
 
 // Rows per block. Blocks are the unit of parallel work and of summation: fixed, so that sums over rows keep
@@ -64,7 +105,10 @@ inline std::optional<at::Tensor> optional(const at::Tensor& x) {
   return x.defined() ? std::optional(x) : std::nullopt;
 }
 
-// A gradient that autograd hands in may be expanded or strided.
-inline at::Tensor dense(const at::Tensor& gradient) { return gradient.contiguous(); }
+// A gradient that autograd hands in, or a view, may be expanded, strided, or on CUDA start anywhere.
+inline at::Tensor dense(const at::Tensor& gradient) {
+  const at::Tensor x = gradient.contiguous();
+  return x.is_cuda() && !aligned(x) ? x.clone() : x;
+}
 
 }  // namespace wuneng::kernels

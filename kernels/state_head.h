@@ -1,6 +1,7 @@
 // What surrounds WKV-7 in an RWKV-7 state head, fused: left to separate operators these cost as much as the
-// core. Equations: arXiv 2503.14456 section 4.1, as in the official training code. CPU, float32 and float64,
-// differentiable in every tensor. Bits do not depend on the number of threads.
+// core. Equations: arXiv 2503.14456 section 4.1, as in the official training code. On the CPU in float32 and
+// float64; on CUDA in float32 and bfloat16, computed in float32, for heads of N = 64 and 128. All tensors of
+// one dtype; differentiable in every tensor. The bits depend on nothing but the inputs.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,10 +14,11 @@ struct StateHeadInputs {
 
 // Preparation, per head (all [B, T, H, N] unless said otherwise):
 //   log_decay = -e^{-1/2} * sigmoid(decay_logit)
-//   alpha     = sigmoid(rate_logit)                            in-context learning rate
-//   kappa     = (k * removal) / max(|k * removal|_2, 1e-12)    removal key, normalised over the head; removal
-//   [H, N] k'        = k * (1 + (alpha - 1) * replacement)            replacement key; replacement [H, N] a =
-//   -kappa,  b = kappa * alpha
+//   alpha     = sigmoid(rate_logit)                          in-context learning rate
+//   kappa     = (k * removal) / max(|k * removal|_2, 1e-12)  removal key, normalised over the head
+//   k'        = k * (1 + (alpha - 1) * replacement)          replacement key
+//   a = -kappa,  b = kappa * alpha
+// removal and replacement are [H, N].
 StateHeadInputs prepare_state_head(const at::Tensor& decay_logit, const at::Tensor& rate_logit,
                                    const at::Tensor& k, const at::Tensor& removal,
                                    const at::Tensor& replacement);
@@ -27,7 +29,8 @@ at::Tensor finish_state_head(const at::Tensor& y, const at::Tensor& r, const at:
                              const at::Tensor& v, const at::Tensor& gate, const at::Tensor& bonus,
                              const at::Tensor& weight, const at::Tensor& bias, double eps);
 
-// Value residual: out = v + (first - v) * sigmoid(logit), all of one shape.
+// Value residual: out = v + (first - v) * sigmoid(logit), all of one shape, on CUDA of a multiple of 8
+// elements.
 at::Tensor mix_values(const at::Tensor& v, const at::Tensor& first, const at::Tensor& logit);
 
 }  // namespace wuneng::kernels

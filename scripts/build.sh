@@ -26,16 +26,8 @@ for argument in "$@"; do
 done
 if [ -n "${CMAKE_PREFIX_PATH:-}" ]; then cmake_flags+=("-DCMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH//:/;}"); fi
 
-# As many compilers at once as there are cores and 1.5 GB of free memory for each.
-parallel_compilers() {
-  local cores by_memory
-  cores=$(nproc)
-  by_memory=$(awk '/^MemAvailable/ {print int($2 / 1.5e6)}' /proc/meminfo)
-  echo $((by_memory < 1 ? 1 : by_memory < cores ? by_memory : cores))
-}
-
 "$root/scripts/setup.sh" "${setup_flags[@]}"
 step "configure" "The message above names what CMake did not find; scripts/setup.sh installs it." \
-  cmake -S "$root" -B "$root/build" -G Ninja -U 'LibTorch_*' "${cmake_flags[@]}"
+  cmake -S "$root" -B "$root/build" -G Ninja -U 'LibTorch_*' -U WUNENG_NVCC "${cmake_flags[@]}"
 step "build" "The compiler's message above tells; when a compiler was killed, memory is short: ninja -C build -j1 goes on." \
   ninja -C "$root/build" -j "$(parallel_compilers)" "${targets[@]}"

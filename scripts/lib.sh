@@ -35,6 +35,14 @@ step() {
 # The comment at the top of the calling script is its help.
 help_and_exit() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0; }
 
+# As many compilers at once as there are cores and 1.5 GB of free memory for each.
+parallel_compilers() {
+  local cores by_memory
+  cores=$(nproc)
+  by_memory=$(awk '/^MemAvailable/ {print int($2 / 1.5e6)}' /proc/meminfo)
+  echo $((by_memory < 1 ? 1 : by_memory < cores ? by_memory : cores))
+}
+
 free_gigabytes() { df -Pk "$root" | awk 'NR == 2 {print int($4 / 1048576)}'; }
 
 # Names those of the packages that dpkg does not know as installed.

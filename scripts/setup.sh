@@ -3,7 +3,9 @@
 #
 #   packages of the distribution   compiler, CMake, Open MPI, yaml-cpp, spdlog ... by apt, as root or through sudo
 #   LibTorch                       by pip into .deps/libtorch, the parts that a CPU needs; skipped where CMAKE_PREFIX_PATH has one
-#   --tests                        also the Python packages that the tests compare with, into .deps/python and .deps/cuda
+#   --tests                        also the Python packages that the tests compare with, into .deps/python and .deps/cuda; the program that
+#                                  reads compiled CUDA kernels, into .deps/cuobjdump; and where there is no nvcc 13, nvcc into .deps/nvcc, so
+#                                  that CUDA is compiled even on a machine without it
 #
 # It can be run again at any time: what is there is left alone. About 4 GB of disk are needed (10 GB with --tests), half of it only while installing.
 
@@ -17,10 +19,14 @@ libtorch_packages=("torch==$torch_version" nvidia-cuda-runtime==13.0.96 nvidia-c
 cuda_packages=(nvidia-cublas==13.1.0.3 nvidia-cudnn-cu13==9.19.0.56 nvidia-cufft==12.0.0.61 nvidia-cufile==1.15.1.6
   nvidia-curand==10.4.0.35 nvidia-cusparse==12.6.3.3 nvidia-cusparselt-cu13==0.8.0 nvidia-nccl-cu13==2.28.9
   nvidia-nvjitlink==13.0.88 nvidia-nvshmem-cu13==3.4.5)
-reference_packages=(rwkv==0.8.32 transformers==5.0.0)
+reference_packages=(rwkv==0.8.32 transformers==5.0.0 fla-core==0.6.0 einops==0.8.2)
 support_packages=(numpy==2.3.5 typing-extensions==4.15.0 sympy==1.14.0 mpmath==1.3.0 jinja2==3.1.6 markupsafe==3.0.3 filelock==3.20.0
   tokenizers==0.22.1 huggingface-hub==1.3.1 safetensors==0.7.0 regex==2025.11.3 packaging==25.0 pyyaml==6.0.3 tqdm==4.67.1
   httpx==0.28.1 httpcore==1.0.9 anyio==4.11.0 sniffio==1.3.1 h11==0.16.0 certifi==2025.10.5 idna==3.11)
+
+# nvcc itself, and what reads the code that it made (no release 13.0 of these two; newer ones read older code).
+nvcc_packages=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88)
+cuobjdump_packages=(nvidia-cuda-cuobjdump==13.2.86 nvidia-cuda-nvdisasm==13.2.86)
 
 system_packages=(g++ cmake ninja-build pkg-config git ca-certificates python3 python3-pip libopenmpi-dev openmpi-bin libyaml-cpp-dev
   libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev
@@ -64,6 +70,8 @@ setup_pip() {
     pip_into "$folder" "$@"
 }
 
+nvcc_13_is_there() { PATH=$PATH:/usr/local/cuda/bin nvcc --version 2>/dev/null | grep -q 'release 13\.'; }
+
 tests=false
 for argument in "$@"; do
   case $argument in
@@ -82,5 +90,7 @@ fi
 if $tests; then
   setup_pip python 1 "Python packages of the tests (60 MB)" "${support_packages[@]}" "${reference_packages[@]}"
   setup_pip cuda 6 "CUDA libraries that Python's torch loads (2.2 GB of disk)" "${cuda_packages[@]}"
+  nvcc_13_is_there || setup_pip nvcc 1 "nvcc (250 MB of disk)" "${nvcc_packages[@]}"
+  setup_pip cuobjdump 1 "cuobjdump and nvdisasm (6 MB)" "${cuobjdump_packages[@]}"
 fi
 say "everything is installed"

@@ -10,32 +10,41 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <tuple>
-
 namespace wuneng::kernels {
+
+// Whose states initial_state and final_state hold: each batch row's, or each document's. Documents are
+// counted through the batch, in order; the tokens of a row before its first document start count as one.
+enum class StatesPer { row, document };
 
 struct Wkv7Output {
   at::Tensor y;            // [B, T, H, N], dtype of the inputs
-  at::Tensor final_state;  // [B, H, N, N], fp32 (float64 for float64 inputs)
+  at::Tensor final_state;  // [B or documents, H, N, N], fp32 (float64 for float64 inputs)
 };
 
 // Differentiable in r, log_decay, k, v, a, b and initial_state, through y and through final_state.
 //
-//   r, log_decay, k, v, a, b  [B, T, H, N], contiguous, one dtype (float32 or float64) and device; N = 64 or
-//   128; T >= 1.
-//                             log_decay in [-e^{-1/2}, 0], as RWKV-7's decay gives it.
-//   initial_state             [B, H, N, N] fp32 (float64 for float64 inputs), the state before each row's
-//   first token;
-//                             undefined means zero.
+//   r, log_decay, k, v, a, b  [B, T, H, N], contiguous, one dtype and device; N = 64 or 128; T >= 1. float32
+//   and
+//                             bfloat16; float64 on the CPU. On CUDA 16-byte aligned.
+//                             log_decay in [-e^{-1/2}, 0], as RWKV-7's decay gives it: the CUDA kernels'
+//                             range of exponents is laid out for that.
+//   initial_state             [B or documents, H, N, N] fp32 (float64 for float64 inputs), the state before
+//   the
+//                             first token of each row or document; undefined means zero.
 //   document_starts           int64 on the CPU [D], strictly increasing positions b*T + t at which a document
-//   begins: the
-//                             state is zero before such a token. A row's first token continues initial_state
-//                             unless it is listed. Undefined or empty means none.
+//                             begins. Undefined or empty means none.
+//   states                    row: the state is zero before a document's first token; a row's first token
+//   goes on
+//                             from initial_state unless it is listed. document: each document has its own
+//                             initial and final state.
+//
+// Products: in fp32 (float64) for float32 (float64) inputs; on bf16 tensor cores with fp32 sums and states
+// for bfloat16 inputs on CUDA; bfloat16 on the CPU is computed in fp32.
 //
 // Throws Error with the values when a shape, dtype, stride, device or position is wrong. Results do not
-// depend on the number of threads, bit for bit.
+// depend on the number of threads or on the device's schedule, bit for bit.
 Wkv7Output wkv7(const at::Tensor& r, const at::Tensor& log_decay, const at::Tensor& k, const at::Tensor& v,
                 const at::Tensor& a, const at::Tensor& b, const at::Tensor& initial_state = {},
-                const at::Tensor& document_starts = {});
+                const at::Tensor& document_starts = {}, StatesPer states = StatesPer::row);
 
 }  // namespace wuneng::kernels

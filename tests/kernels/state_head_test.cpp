@@ -8,6 +8,7 @@
 
 #include "common/check.h"
 #include "tests/kernels/compare.h"
+#include "tests/kernels/refusals.h"
 
 namespace wuneng::kernels::tests {
 namespace {
@@ -76,6 +77,33 @@ TEST(StateHead, MisuseIsRefused) {
   EXPECT_THROW(prepare_state_head(x, x, x, w, normal({2, 8}, 1)), Error);
   EXPECT_THROW(prepare_state_head(x, normal({1, 3, 1, 8}, 1), x, w, w), Error);
   EXPECT_THROW(finish_state_head(x, x, x, x, x.transpose(1, 3), w, w, w, eps), Error);
+}
+
+TEST(StateHead, OutputsThatNobodyUsesHaveNoGradient) {
+  const std::vector<at::Tensor> inputs{normal({2, 5, 3, 64}, 1), normal({2, 5, 3, 64}, 2),
+                                       normal({2, 5, 3, 64}, 3), normal({3, 64}, 4), normal({3, 64}, 5)};
+  const auto prepare = [](const auto& in) { return prepare_state_head(in[0], in[1], in[2], in[3], in[4]); };
+  const Derivatives used = differentiate([&](const auto& in) { return std::vector{prepare(in).b}; }, inputs);
+  const Derivatives zeroed = differentiate(
+      [&](const auto& in) {
+        const StateHeadInputs out = prepare(in);
+        return std::vector{out.b.add(out.log_decay.mul(0.0)).add(out.k.mul(0.0)).add(out.a.mul(0.0))};
+      },
+      inputs);
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    EXPECT_TRUE(used.gradients[i].equal(zeroed.gradients[i])) << "gradient of input " << i;
+}
+
+TEST(StateHead, ShapesThatCudaCannotTakeAreRefused) {
+  const auto prepare = [](std::int64_t H, std::int64_t N) {
+    const at::Tensor x = pretended_cuda({1, 2, H, N}, at::kBFloat16),
+                     w = pretended_cuda({H, N}, at::kBFloat16);
+    prepare_state_head(x, x, x, w, w);
+  };
+  EXPECT_EQ(cuda_refusal([&] { prepare(1, 32); }, "head size N must be 64 or 128 on CUDA"), "");
+  EXPECT_EQ(cuda_refusal([&] { prepare(65536, 64); }, "at most 65535 heads on CUDA"), "");
+  const at::Tensor x = pretended_cuda({3, 4}, at::kFloat);
+  EXPECT_EQ(cuda_refusal([&] { mix_values(x, x, x); }, "a multiple of 8 elements is needed on CUDA"), "");
 }
 
 }  // namespace

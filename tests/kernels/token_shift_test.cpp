@@ -9,6 +9,7 @@
 
 #include "common/check.h"
 #include "tests/kernels/compare.h"
+#include "tests/kernels/refusals.h"
 
 namespace wuneng::kernels::tests {
 namespace {
@@ -60,6 +61,28 @@ TEST(TokenShift, MisuseIsRefused) {
   EXPECT_THROW(token_shift(normal({2, 3, 4}, 1), normal({6, 4}, 1), {},
                            at::tensor({std::int64_t{3}, std::int64_t{3}})),
                Error);
+}
+
+TEST(TokenShift, OutputsThatNobodyUsesHaveNoGradient) {
+  const std::vector<at::Tensor> inputs{normal({2, 9, 8}, 1), normal({3, 8}, 2), normal({2, 8}, 3)};
+  const auto shift = [](const auto& in) { return token_shift(in[0], in[1], in[2]); };
+  const Derivatives used = differentiate([&](const auto& in) { return std::vector{shift(in)[1]}; }, inputs);
+  const Derivatives zeroed = differentiate(
+      [&](const auto& in) {
+        const std::vector<at::Tensor> out = shift(in);
+        return std::vector{out[1].add(out[0].mul(0.0)).add(out[2].mul(0.0))};
+      },
+      inputs);
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    EXPECT_TRUE(used.gradients[i].equal(zeroed.gradients[i])) << "gradient of input " << i;
+}
+
+TEST(TokenShift, ShapesThatCudaCannotTakeAreRefused) {
+  const auto shift = [](std::int64_t C, std::int64_t M) {
+    token_shift(pretended_cuda({1, 2, C}, at::kBFloat16), pretended_cuda({M, C}, at::kBFloat16));
+  };
+  EXPECT_EQ(cuda_refusal([&] { shift(12, 6); }, "C must be a multiple of 8 on CUDA"), "");
+  EXPECT_EQ(cuda_refusal([&] { shift(16, 2); }, "1 or 6 interpolations on CUDA"), "");
 }
 
 }  // namespace

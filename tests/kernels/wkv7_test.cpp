@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "common/check.h"
+#include "kernels/wkv7/cpu.h"
 #include "kernels/wkv7/reference.h"
 #include "tests/kernels/compare.h"
 
@@ -75,11 +76,13 @@ void expect_reference(const Case& c, std::vector<at::Tensor> in, double double_b
 }
 
 class Wkv7Lengths : public testing::TestWithParam<std::int64_t> {};
-INSTANTIATE_TEST_SUITE_P(Tokens, Wkv7Lengths, testing::Values(1, 15, 16, 17, 63, 64, 65, 200));
+INSTANTIATE_TEST_SUITE_P(Tokens, Wkv7Lengths,
+                         testing::Values(1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 200, 1000));
 
 TEST_P(Wkv7Lengths, IsTheRecurrenceForwardAndBackward) {
   const std::int64_t T = GetParam();
-  for (const bool state : {false, true}) expect_reference({2, T, 3, 64, state}, realistic(2, T, 3, 64));
+  if (T < 1000)  // the reference is slow
+    for (const bool state : {false, true}) expect_reference({2, T, 3, 64, state}, realistic(2, T, 3, 64));
   expect_reference({1, T, 1, 64, true}, realistic(1, T, 1, 64));
   expect_reference({1, T, 2, 128, true}, realistic(1, T, 2, 128));
 }
@@ -106,6 +109,80 @@ TEST(Wkv7, DocumentsEqualSeparateSequences) {
     parts.push_back(fused({1, length, 2, 64})(part)[0]);
   }
   EXPECT_TRUE(y.equal(at::cat(parts, 1)));
+}
+
+// Each document with a state of its own: outputs, final states and all gradients are those of separate calls.
+TEST(Wkv7, StatesPerDocumentEqualSeparateSequences) {
+  const std::vector<std::int64_t> starts{1, 17, 34, 70,
+                                         90};  // rows of 70: the fourth is a row's beginning too
+  const std::vector<std::pair<std::int64_t, std::int64_t>> documents{{0, 1},   {1, 16},  {17, 17},
+                                                                     {34, 36}, {70, 20}, {90, 50}};
+  std::vector<at::Tensor> in = realistic(2, 70, 2, 64);
+  in.push_back(normal({6, 2, 64, 64}, 5));
+  const Op together = [&](const auto& x) {
+    const Wkv7Output out = wkv7(x[0], x[1], x[2], x[3], x[4], x[5], x[6], table(starts), StatesPer::document);
+    return std::vector{out.y, out.final_state};
+  };
+  const Op apart = [&](const auto& x) {
+    std::vector<at::Tensor> y, final_states;
+    for (std::size_t d = 0; d < documents.size(); ++d) {
+      const auto [begin, length] = documents[d];
+      std::vector<at::Tensor> part;
+      for (std::size_t i = 0; i < 6; ++i)
+        part.push_back(x[i].reshape({1, 140, 2, 64}).narrow(1, begin, length).contiguous());
+      part.push_back(x[6].narrow(0, static_cast<std::int64_t>(d), 1).contiguous());
+      const std::vector<at::Tensor> out = fused({1, length, 2, 64, true})(part);
+      y.push_back(out[0]);
+      final_states.push_back(out[1]);
+    }
+    return std::vector{at::cat(y, 1).reshape({2, 70, 2, 64}), at::cat(final_states, 0)};
+  };
+  expect_equal(together, apart, in);
+}
+
+// bfloat16 on the CPU: the recurrence on the rounded inputs, rounded once at the end.
+TEST(Wkv7, Bfloat16IsComputedInFloat32) {
+  std::vector<at::Tensor> rounded, in;
+  for (const at::Tensor& x : realistic(1, 70, 2, 64)) {
+    rounded.push_back(x.to(at::kBFloat16));
+    in.push_back(rounded.back().to(at::kDouble));
+  }
+  rounded.push_back(normal({1, 2, 64, 64}, 5, at::kFloat));
+  in.push_back(rounded.back().to(at::kDouble));
+  const Derivatives got = differentiate(fused({1, 70, 2, 64, true}), rounded),
+                    expected = differentiate(fused({1, 70, 2, 64, true}), in);
+  EXPECT_EQ(got.outputs[0].scalar_type(), at::kBFloat16);
+  EXPECT_EQ(got.outputs[1].scalar_type(), at::kFloat);
+  EXPECT_LT(error_ratio(got.outputs[0], expected.outputs[0]), 2.5e-3);
+  EXPECT_LT(error_ratio(got.outputs[1], expected.outputs[1]), 1e-5);
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    EXPECT_EQ(got.gradients[i].scalar_type(), rounded[i].scalar_type());
+    EXPECT_LT(error_ratio(got.gradients[i], expected.gradients[i]), 4e-3) << "gradient of input " << i;
+  }
+}
+
+// One sequence and head in the middle of a batch: its own outputs are written whole, and nothing beside them.
+TEST(Wkv7, WritesAllOfItsOutputsAndNothingElse) {
+  constexpr std::int64_t T = 83, H = 3, N = 64, guard = 64;
+  const std::vector<at::Tensor> in = realistic(1, T, H, N);
+  std::vector<std::vector<double>> out(7, std::vector<double>(T * H * N + 2 * guard, std::nan("")));
+  std::vector<double> kept(wkv7_kept_states(T) * N * N + 2 * guard, std::nan("")),
+      final_state(N * N + 2 * guard, std::nan("")), d_initial(N * N + 2 * guard, std::nan(""));
+  const auto at = [&](std::size_t i) { return in[i].const_data_ptr<double>() + N; };  // head 1
+  const Wkv7Inputs<double> inputs{at(0), at(1), at(2), at(3), at(4), at(5), nullptr};
+  const auto to = [&](std::size_t i) { return out[i].data() + guard + N; };
+  wkv7_forward_cpu(inputs, {T, H, N}, 0, N, to(6), final_state.data() + guard, kept.data() + guard);
+  wkv7_backward_cpu(inputs, {T, H, N}, kept.data() + guard, in[0].const_data_ptr<double>() + N, nullptr,
+                    {to(0), to(1), to(2), to(3), to(4), to(5), d_initial.data() + guard});
+  for (const std::vector<double>& tensor : out)
+    for (std::int64_t i = 0; i < std::ssize(tensor); ++i) {
+      const std::int64_t element = i - guard;
+      const bool own = element >= 0 && element < T * H * N && element / N % H == 1;
+      ASSERT_EQ(std::isnan(tensor[i]), !own) << "element " << element;
+    }
+  for (const std::vector<double>* states : {&kept, &final_state, &d_initial})
+    for (std::int64_t i = 0; i < std::ssize(*states); ++i)
+      ASSERT_EQ(std::isnan((*states)[i]), i < guard || i >= std::ssize(*states) - guard) << i;
 }
 
 TEST(Wkv7, AnySplitCarriesTheStateToTheSameBits) {
@@ -158,7 +235,7 @@ TEST(Wkv7, ZeroKeysZeroRatesAndLargeValues) {
 }
 
 TEST(Wkv7, LongSequencesDoNotDrift) {
-  const std::int64_t T = 4096;
+  const std::int64_t T = 32768;
   std::vector<at::Tensor> in = realistic(1, T, 1, 64), cast;
   for (const at::Tensor& x : in) cast.push_back(x.to(at::kFloat));
   const at::Tensor y = fused({1, T, 1, 64})(cast)[0],
@@ -205,6 +282,9 @@ TEST(Wkv7, MisuseIsRefusedWithTheValues) {
   EXPECT_THAT(message(0, normal({1, 4, 2, 32}, 1)), HasSubstr("N = 32"));
   EXPECT_THAT(message(2, normal({1, 5, 2, 64}, 1)), HasSubstr("[1, 5, 2, 64]"));
   EXPECT_THAT(message(3, in[3].to(at::kFloat)), HasSubstr("Float"));
+  EXPECT_THAT(message(0, in[0].to(at::kBFloat16)), HasSubstr("input 1"));
+  EXPECT_THAT(message(0, in[0], normal({1, 2, 64, 64}, 1, at::kFloat)),
+              HasSubstr("initial_state has dtype Float"));
   EXPECT_THAT(message(4, normal({1, 2, 4, 64}, 1).transpose(1, 2)), HasSubstr("not contiguous"));
   EXPECT_THAT(message(0, in[0], normal({2, 2, 64, 64}, 1)), HasSubstr("initial_state"));
   EXPECT_THAT(message(0, in[0], {}, at::tensor({std::int64_t{4}})), HasSubstr("document_starts[0] = 4"));

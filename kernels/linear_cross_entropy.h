@@ -1,0 +1,33 @@
+// The output head and its cross entropy as one operator, which never holds the logits of all tokens: they are
+// made block by block of tokens, and turned into their gradient in place. CPU, float32 and float64. In
+// float32 bits do not depend on the number of threads (with MKL_CBWR=AUTO,STRICT in the environment, for
+// LibTorch's products).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace wuneng::kernels {
+
+// Regularisers of the logits z of a token, added to its loss.
+struct LogitPenalties {
+  double z_loss = 0.0;  // times logsumexp(z)^2 (PaLM, arXiv 2204.02311, section 5)
+  double pull = 0.0;    // times max(z)^2 / 2, as RWKV's training code pulls the largest logit to zero
+
+  bool operator==(const LogitPenalties&) const = default;
+};
+
+struct LinearCrossEntropy {
+  at::Tensor objective;  // scalar: the sum over tokens of loss and penalties; differentiable
+  at::Tensor losses;     // [n] -log softmax(z)[target] of each token, in nats; not differentiable
+};
+
+// hidden [n, C], weight [V, C] contiguous: z = hidden weight^T. Columns from `vocab_size` up to V are padding
+// and take no part. targets [n] int64 on the CPU; a negative target means "not a real token": its loss,
+// penalties and gradient are zero. A target >= vocab_size throws Error. Differentiable in hidden and weight,
+// once: the gradients are made in the forward pass, where the logits are at hand, and take the place of n x V
+// numbers.
+LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
+                                        const at::Tensor& targets, std::int64_t vocab_size,
+                                        LogitPenalties penalties = {});
+
+}  // namespace wuneng::kernels
