@@ -1,5 +1,7 @@
 #include "model/documents.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 
 namespace wuneng::model {
@@ -21,6 +23,15 @@ Documents::Documents(std::int64_t batch, std::int64_t length, const at::Tensor& 
   uniform_ = static_cast<std::int64_t>(stretches_.size()) == batch &&
              std::all_of(stretches_.begin(), stretches_.end(),
                          [&](const Stretch& s) { return s.begin == stretches_.front().begin; });
+}
+
+at::Tensor Documents::places() const {
+  const std::int64_t rows = stretches_.back().row + 1, length = stretches_.back().last;
+  const at::Tensor places = at::empty({rows, length}, at::kLong);
+  auto* place = places.mutable_data_ptr<std::int64_t>();  // stretches are all tokens in order
+  for (const Stretch& stretch : stretches_)
+    for (std::int64_t t = stretch.first; t < stretch.last; ++t) *place++ = position_ + t - stretch.begin;
+  return places;
 }
 
 std::vector<std::int64_t> Documents::last_begin() const {

@@ -28,6 +28,9 @@ class Documents {
   // Every row is one stretch and all began at the same position: rows can be computed together.
   bool uniform() const { return uniform_; }
 
+  // Each token's place in its document, [B, T] int64.
+  at::Tensor places() const;
+
   // Where each row's last document began: the next call continues it.
   std::vector<std::int64_t> last_begin() const;
 

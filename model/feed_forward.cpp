@@ -1,5 +1,7 @@
 #include "model/feed_forward.h"
 
+#include <ATen/ops/gelu.h>
+
 #include <cmath>
 
 #include "kernels/activation.h"
@@ -15,26 +17,29 @@ FeedForward::FeedForward(const ModelConfig& config, init::Depth depth, const par
   const auto in_init = rwkv ? init::orthogonal(1.0) : init::normal(1.0 / std::sqrt(static_cast<double>(C)));
   const auto out_init = rwkv ? init::constant(0.0)
                              : init::normal(1.0 / std::sqrt(static_cast<double>(hidden * 2 * config.layers)));
-  if (kind_ == FeedForwardKind::swiglu) {
-    gate_ = layers.column_linear("gate", C, hidden, 1, in_init);
-    up_ = layers.column_linear("up", C, hidden, 1, in_init);
-    down_ = layers.row_linear("down", {{"", hidden, 1, out_init}}, C);
-  } else {
+  if (kind_ == FeedForwardKind::rwkv) {
     mix_ = layers.replicated("mix", {1, C}, init::channel_mix(depth));
     up_ = layers.column_linear("key", C, hidden, 1, in_init);
     down_ = layers.row_linear("value", {{"", hidden, 1, out_init}}, C);
+    return;
   }
+  if (kind_ == FeedForwardKind::swiglu)
+    gate_ = layers.column_linear("gate", C, hidden, 1, in_init, config.biases);
+  up_ = layers.column_linear("up", C, hidden, 1, in_init, config.biases);
+  down_ = layers.row_linear("down", {{"", hidden, 1, out_init}}, C, config.biases);
 }
 
 at::Tensor FeedForward::operator()(const at::Tensor& x, const Documents& documents, LayerState* state) const {
-  if (kind_ == FeedForwardKind::swiglu) {
-    const at::Tensor u = parallel::enter_shards(x, *tensor_group_);
-    return down_({kernels::swiglu(gate_(u), up_(u))});
-  }
+  if (kind_ != FeedForwardKind::rwkv) return down_({activated(parallel::enter_shards(x, *tensor_group_))});
   const at::Tensor shifted =
       kernels::token_shift(x, mix_, state ? state->ffn_previous : at::Tensor(), documents.starts())[0];
   if (state) state->ffn_previous = x.select(1, x.size(1) - 1);
-  return down_({kernels::squared_relu(up_(parallel::enter_shards(shifted, *tensor_group_)))});
+  return down_({activated(parallel::enter_shards(shifted, *tensor_group_))});
+}
+
+at::Tensor FeedForward::activated(const at::Tensor& u) const {
+  if (kind_ == FeedForwardKind::swiglu) return kernels::swiglu(gate_(u), up_(u));
+  return kind_ == FeedForwardKind::gelu ? at::gelu(up_(u), "tanh") : kernels::squared_relu(up_(u));
 }
 
 }  // namespace wuneng::model

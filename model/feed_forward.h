@@ -10,8 +10,12 @@
 
 namespace wuneng::model {
 
-// SwiGLU: (silu(x W_gate) * x W_up) W_down (arXiv 2002.05202), or RWKV-7's channel mix: relu(shift(x)
-// W_key)^2 W_value.
+// swiglu  (silu(x W_gate) * x W_up) W_down                  arXiv 2002.05202
+// gelu    gelu(x W_up) W_down, the tanh form                as in GPT-2
+// relu2   relu(x W_up)^2 W_down                             arXiv 2109.08668
+// rwkv    relu(shift(x) W_key)^2 W_value                    RWKV-7's channel mix, shift = token shift
+// with biases where the configuration has them (not in the channel mix). W_up and W_gate are split by column,
+// W_down by row over the tensor group.
 class FeedForward {
  public:
   FeedForward(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers);
@@ -20,6 +24,8 @@ class FeedForward {
   at::Tensor operator()(const at::Tensor& x, const Documents& documents, LayerState* state) const;
 
  private:
+  at::Tensor activated(const at::Tensor& u) const;
+
   FeedForwardKind kind_;
   parallel::Communicator* tensor_group_;
   at::Tensor mix_;                    // [1, C], channel mix only

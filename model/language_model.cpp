@@ -1,9 +1,10 @@
 #include "model/language_model.h"
 
+#include <ATen/ops/embedding.h>
+
 #include <cmath>
 
 #include "common/check.h"
-#include "kernels/cross_entropy.h"
 
 namespace wuneng::model {
 namespace {
@@ -26,6 +27,9 @@ LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& 
   check(config);
   const parallel::LayerBuilder builder(parameters_, tensor_group, seed);
   embedding_ = builder.embedding("embedding", config.vocab_size, config.width, embedding_init(config));
+  if (config.learned_positions > 0)
+    positions_ =
+        builder.replicated("positions", {config.learned_positions, config.width}, init::normal(0.02));
   if (config.embedding_norm) embedding_norm_.emplace(config, builder.in("embedding_norm"));
   for (std::int64_t l = 0; l < config.layers; ++l) {
     const parallel::LayerBuilder layer = builder.in(fmt::format("layers.{}", l));
@@ -51,6 +55,7 @@ at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const at::Tensor& doc
   const Documents documents(tokens.size(0), tokens.size(1), document_starts, state ? state->position : 0,
                             state ? state->document_begin : std::vector<std::int64_t>());
   at::Tensor h = embedding_(tokens);  // [B, T, C]
+  if (positions_.defined()) h = h.add(learned_positions(documents));
   if (embedding_norm_) h = (*embedding_norm_)(h);
   at::Tensor first_values;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
@@ -66,12 +71,22 @@ at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const at::Tensor& doc
   return (*final_norm_)(h);
 }
 
+at::Tensor LanguageModel::learned_positions(const Documents& documents) const {
+  const at::Tensor places = documents.places();
+  const std::int64_t longest = places.max().item<std::int64_t>() + 1;
+  WN_REQUIRE(longest <= config_.learned_positions,
+             "a text of {} tokens: model.learned_positions = {} is the longest that this model can read",
+             longest, config_.learned_positions);
+  return at::embedding(positions_, places);
+}
+
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) const { return head_(hidden); }
 
-at::Tensor LanguageModel::losses(const at::Tensor& tokens, const at::Tensor& targets,
-                                 const at::Tensor& document_starts) const {
+kernels::LinearCrossEntropy LanguageModel::loss(const at::Tensor& tokens, const at::Tensor& targets,
+                                                const at::Tensor& document_starts) const {
   const at::Tensor h = hidden(tokens, document_starts);
-  return kernels::cross_entropy(logits(h.flatten(0, 1)), targets.flatten(), config_.vocab_size);
+  return kernels::linear_cross_entropy(h.flatten(0, 1), head_.weight, targets.flatten(), config_.vocab_size,
+                                       config_.penalties);
 }
 
 }  // namespace wuneng::model

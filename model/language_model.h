@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/linear_cross_entropy.h"
 #include "model/config.h"
 #include "model/feed_forward.h"
 #include "model/mixer.h"
@@ -37,9 +38,10 @@ class LanguageModel {
   // hidden [..., C] -> logits [..., V].
   at::Tensor logits(const at::Tensor& hidden) const;
 
-  // The loss of every token in nats, [B * T]; zero where the target is -1.
-  at::Tensor losses(const at::Tensor& tokens, const at::Tensor& targets,
-                    const at::Tensor& document_starts = {}) const;
+  // losses [B * T]: of every token, in nats; zero where the target is -1. objective: their sum, with the
+  // configured penalties, which training differentiates.
+  kernels::LinearCrossEntropy loss(const at::Tensor& tokens, const at::Tensor& targets,
+                                   const at::Tensor& document_starts = {}) const;
 
  private:
   struct Layer {
@@ -49,9 +51,12 @@ class LanguageModel {
     FeedForward ffn;
   };
 
+  at::Tensor learned_positions(const Documents& documents) const;  // [B, T, C]
+
   ModelConfig config_;
   parallel::Parameters parameters_;
   parallel::Embedding embedding_;
+  at::Tensor positions_;  // [longest text, C]; undefined: none
   std::optional<Norm> embedding_norm_, final_norm_;
   std::vector<Layer> layers_;
   parallel::ColumnLinear head_;

@@ -1,4 +1,5 @@
-// The mixer of a layer: attention heads and state heads side by side, fused, and one output projection.
+// The mixer of a layer: attention heads and state heads side by side, middle heads between them, their
+// fusion, and one output projection.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -6,13 +7,14 @@
 #include <optional>
 
 #include "model/attention.h"
+#include "model/fusion.h"
+#include "model/middle_heads.h"
 #include "model/state_heads.h"
 
 namespace wuneng::model {
 
-// out = [A; alpha R] W_o: the rows of W_o that read the attention heads and those that read the state heads
-// are parameters of their own (output.attention, output.state), and one all-reduce sums both over the tensor
-// group.
+// out = [fusion(A, R); M] W_o. The rows of W_o that read each kind of head are parameters of their own
+// (output.attention, output.state, output.middle), and one all-reduce sums all over the tensor group.
 class Mixer {
  public:
   Mixer(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers);
@@ -25,7 +27,8 @@ class Mixer {
   parallel::Communicator* tensor_group_;
   std::optional<Attention> attention_;
   std::optional<StateHeads> state_heads_;
-  at::Tensor alpha_;  // [1]; undefined: fixed at 1
+  std::optional<MiddleHeads> middle_heads_;
+  std::optional<Fusion> fusion_;  // where the layer has both kinds of heads
   parallel::RowLinear output_;
 };
 

@@ -9,9 +9,13 @@
 
 namespace wuneng::model {
 
+// Keys and values of the tokens that later ones still see, after norm and positions.
+struct KeyValueCache {
+  at::Tensor keys, values;  // [B, P, H_kv, N], the last P tokens seen; undefined: none
+};
+
 struct LayerState {
-  at::Tensor keys,
-      values;  // [B, P, H_kv, N] of the attention heads, after position embedding; P tokens so far
+  KeyValueCache attention, middle;
   at::Tensor mixer_previous;  // [B, C] the last token's input of the state heads' token shift
   at::Tensor wkv;             // [B, H_s, N, N]
   at::Tensor ffn_previous;    // [B, C] the last token's input of the channel mix

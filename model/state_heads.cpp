@@ -3,9 +3,12 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/matmul.h>
 
+#include <cmath>
+
 #include "kernels/state_head.h"
 #include "kernels/token_shift.h"
 #include "kernels/wkv7/wkv7.h"
+#include "model/head_pairs.h"
 
 namespace wuneng::model {
 namespace {
@@ -17,6 +20,13 @@ at::Tensor expand(const LowRankMap& map, const at::Tensor& hidden) {
   const at::Tensor rows = hidden.flatten(0, 1);
   const at::Tensor out = map.bias.defined() ? at::addmm(map.bias, rows, map.up) : rows.matmul(map.up);
   return out.view({hidden.size(0), hidden.size(1), -1});
+}
+
+// Keys or values [B, T, H_kv, d] of attention as those of H state heads: their channels in slices of N, each
+// slice for as many state heads as are left. [B, T, H, N].
+at::Tensor slices(const at::Tensor& shared, std::int64_t H, std::int64_t N) {
+  const at::Tensor cut = shared.reshape({shared.size(0), shared.size(1), -1, 1, N});
+  return cut.expand({-1, -1, -1, H / cut.size(2), -1}).flatten(2, 3);
 }
 
 }  // namespace
@@ -31,11 +41,20 @@ StateHeads::StateHeads(const ModelConfig& config, init::Depth depth, bool first,
   };
   mix_ = layers.replicated("mix", {6, C}, init::time_mix(depth), {.partial_gradient = true});
   receptance_ = layers.column_linear("receptance", C, H, N, init::orthogonal(1.0));
-  key_ = layers.column_linear("key", C, H, N, init::orthogonal(0.1));
-  value_ = layers.column_linear("value", C, H, N, init::orthogonal(1.0));
+  if (config_.kv == StateKv::own) {
+    key_ = layers.column_linear("key", C, H, N, init::orthogonal(0.1));
+    value_ = layers.column_linear("value", C, H, N, init::orthogonal(1.0));
+  }
+  if (config_.value == StateValue::attention) {
+    const std::int64_t group = config.attention.heads / H * config.attention.head_size;
+    from_attention_ = layers.split("from_attention", {H, group, N}, init::constant(0.0), by_head);
+  }
+  if (config_.read == StateRead::dual)
+    reread_ =
+        layers.split("reread", {H, N, N}, init::normal(1.0 / std::sqrt(static_cast<double>(N))), by_head);
   decay_ = low_rank_map("decay", init::LowRank::decay, init::decay_bias(depth, N), config, layers);
   rate_ = low_rank_map("rate", init::LowRank::rate, init::rate_bias(N), config, layers);
-  if (!first_)
+  if (!first_ && config_.value_residual)
     value_residual_ =
         low_rank_map("value_residual", init::LowRank::value, init::value_bias(), config, layers);
   gate_ = low_rank_map("gate", init::LowRank::gate, nullptr, config, layers);
@@ -63,7 +82,24 @@ LowRankMap StateHeads::low_rank_map(const std::string& name, init::LowRank kind,
   return map;
 }
 
-at::Tensor StateHeads::operator()(const at::Tensor& x, const Documents& documents, LayerState* state,
+// Values before WKV-7: own or shared, with what they take from attention and from the first layer.
+at::Tensor StateHeads::values(const at::Tensor& mixed, const at::Tensor& shared, const at::Tensor& attention,
+                              at::Tensor& first_values) const {
+  const std::int64_t B = mixed.size(0), T = mixed.size(1), N = config_.head_size;
+  const std::int64_t H = removal_.size(0);
+  at::Tensor v = config_.kv == StateKv::own ? value_(mixed).view({B, T, H, N}) : slices(shared, H, N);
+  if (from_attention_.defined())
+    v = v.add(per_head_linear(attention.reshape({B, T, H, from_attention_.size(1)}), from_attention_));
+  if (first_)
+    first_values = v;
+  else if (config_.value_residual)
+    v = kernels::mix_values(v.contiguous(), first_values.contiguous(),
+                            expand(value_residual_, mixed.matmul(value_residual_.down)).view({B, T, H, N}));
+  return v.contiguous();
+}
+
+at::Tensor StateHeads::operator()(const at::Tensor& x, const QueryKeyValue& projected,
+                                  const at::Tensor& attention, const Documents& documents, LayerState* state,
                                   at::Tensor& first_values) const {
   const std::int64_t B = x.size(0), T = x.size(1), N = config_.head_size;
   const auto heads = [&](const at::Tensor& channels) { return channels.view({B, T, -1, N}); };
@@ -71,29 +107,28 @@ at::Tensor StateHeads::operator()(const at::Tensor& x, const Documents& document
   const std::vector<at::Tensor> mixed =
       kernels::token_shift(x, mix_, state ? state->mixer_previous : at::Tensor(), documents.starts());
   const at::Tensor r = heads(receptance_(mixed[receptance]));
-  const at::Tensor k = heads(key_(mixed[key]));
-  at::Tensor v = heads(value_(mixed[value]));
+  const at::Tensor k = config_.kv == StateKv::own ? heads(key_(mixed[key]))
+                                                  : slices(projected.k, removal_.size(0), N).contiguous();
+  const at::Tensor v = values(mixed[value], projected.v, attention, first_values);
   const at::Tensor decay_logit = heads(expand(decay_, mixed[decay].matmul(decay_.down).tanh()));
   const at::Tensor rate_logit = heads(expand(rate_, mixed[rate].matmul(rate_.down)));
   const at::Tensor g = heads(expand(gate_, mixed[gate].matmul(gate_.down).sigmoid()));
-  if (first_)
-    first_values = v;
-  else
-    v = kernels::mix_values(v, first_values,
-                            heads(expand(value_residual_, mixed[value].matmul(value_residual_.down))));
 
   const kernels::StateHeadInputs in =
       kernels::prepare_state_head(decay_logit, rate_logit, k, removal_, replacement_);
-  const kernels::Wkv7Output out = kernels::wkv7(r, in.log_decay, in.k, v, in.a, in.b,
-                                                state ? state->wkv : at::Tensor(), documents.starts());
+  const auto read = [&](const at::Tensor& by) {
+    return kernels::wkv7(by, in.log_decay, in.k, v, in.a, in.b, state ? state->wkv : at::Tensor(),
+                         documents.starts());
+  };
+  kernels::Wkv7Output out = read(r);
+  if (reread_.defined()) out = read(per_head_linear(out.y, reread_).contiguous());
   if (state) {
     state->wkv = out.final_state;
     state->mixer_previous = x.select(1, T - 1);
   }
   // 64e-5 for heads of 64: the official code does not divide its read-out by N, and scales epsilon instead.
   const double eps = static_cast<double>(N) * 1e-5;
-  return kernels::finish_state_head(out.y, r, in.k, v, g, bonus_, norm_weight_, norm_bias_, eps)
-      .view({B, T, -1});
+  return kernels::finish_state_head(out.y, r, in.k, v, g, bonus_, norm_weight_, norm_bias_, eps);
 }
 
 }  // namespace wuneng::model

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
@@ -14,16 +15,25 @@ namespace {
 
 constexpr OptimizerGroup matrix_group{.weight_decay = true, .lr_scale = 1.0};
 
+at::Tensor zeros(at::IntArrayRef shape, std::uint64_t) { return at::zeros(shape, at::kFloat); }
+
+c10::optional<at::Tensor> optional(const at::Tensor& x) {
+  return x.defined() ? c10::optional<at::Tensor>(x) : c10::nullopt;
+}
+
 }  // namespace
 
-at::Tensor ColumnLinear::operator()(const at::Tensor& x) const { return at::linear(x, weight); }
+at::Tensor ColumnLinear::operator()(const at::Tensor& x) const {
+  return at::linear(x, weight, optional(bias));
+}
 
 at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs) const {
   WN_CHECK(inputs.size() == weights.size(), "RowLinear: {} inputs for {} matrices", inputs.size(),
            weights.size());
   at::Tensor sum = at::linear(inputs[0], weights[0]);
   for (std::size_t i = 1; i < inputs.size(); ++i) sum = sum.add(at::linear(inputs[i], weights[i]));
-  return leave_shards(sum, *tensor_group);
+  const at::Tensor whole = leave_shards(sum, *tensor_group);
+  return bias.defined() ? whole.add(bias) : whole;
 }
 
 at::Tensor Embedding::operator()(const at::Tensor& tokens) const { return at::embedding(weight, tokens); }
@@ -54,18 +64,22 @@ at::Tensor LayerBuilder::split(const std::string& name, at::IntArrayRef shape, c
 }
 
 ColumnLinear LayerBuilder::column_linear(const std::string& name, std::int64_t in, std::int64_t heads,
-                                         std::int64_t head_size, const Initializer& init) const {
-  return {split(name + ".weight", {heads * head_size, in}, init, Split{0, heads}, matrix_group)};
+                                         std::int64_t head_size, const Initializer& init, bool bias) const {
+  ColumnLinear layer{split(name + ".weight", {heads * head_size, in}, init, Split{0, heads}, matrix_group)};
+  if (bias) layer.bias = split(name + ".bias", {heads * head_size}, zeros, Split{0, heads});
+  return layer;
 }
 
 RowLinear LayerBuilder::row_linear(const std::string& name, const std::vector<RowInput>& inputs,
-                                   std::int64_t out) const {
-  RowLinear layer{{}, tensor_group_};
+                                   std::int64_t out, bool bias) const {
+  RowLinear layer;
+  layer.tensor_group = tensor_group_;
   for (const RowInput& input : inputs) {
     const std::string matrix = input.name.empty() ? name : name + "." + input.name;
     layer.weights.push_back(split(matrix + ".weight", {out, input.heads * input.head_size}, input.init,
                                   Split{1, input.heads}, matrix_group));
   }
+  if (bias) layer.bias = replicated(name + ".bias", {out}, zeros);
   return layer;
 }
 

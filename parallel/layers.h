@@ -30,16 +30,18 @@ struct Replicated {
   bool partial_gradient = false;
 };
 
-// y = x W^T with the rows of W [heads * head_size, in] split by head: y holds this rank's heads.
+// y = x W^T + bias with the rows of W [heads * head_size, in] split by head: y holds this rank's heads.
 struct ColumnLinear {
   at::Tensor weight;
+  at::Tensor bias = {};                              // [heads * head_size], split likewise; undefined: none
   at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., local rows]
 };
 
-// y = sum over inputs i of x_i W_i^T with the columns of each W_i [out, heads_i * head_size_i] split by head;
-// one all-reduce for all.
+// y = sum over inputs i of x_i W_i^T + bias with the columns of each W_i [out, heads_i * head_size_i] split
+// by head; one all-reduce for all, after which every rank adds the same bias.
 struct RowLinear {
   std::vector<at::Tensor> weights;
+  at::Tensor bias = {};  // [out]; undefined: none
   Communicator* tensor_group = nullptr;
   at::Tensor operator()(
       const std::vector<at::Tensor>& inputs) const;  // [..., local columns_i] each -> [..., out]
@@ -68,8 +70,9 @@ class LayerBuilder {
   at::Tensor split(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,
                    OptimizerGroup group = {}) const;
 
+  // Biases start at zero.
   ColumnLinear column_linear(const std::string& name, std::int64_t in, std::int64_t heads,
-                             std::int64_t head_size, const Initializer& init) const;
+                             std::int64_t head_size, const Initializer& init, bool bias = false) const;
 
   // One of the inputs of a row-parallel layer.
   struct RowInput {
@@ -77,7 +80,8 @@ class LayerBuilder {
     std::int64_t heads, head_size;
     Initializer init;
   };
-  RowLinear row_linear(const std::string& name, const std::vector<RowInput>& inputs, std::int64_t out) const;
+  RowLinear row_linear(const std::string& name, const std::vector<RowInput>& inputs, std::int64_t out,
+                       bool bias = false) const;
 
   // The two ends of the model, [V, width] each: rows of the embedding, and the head that maps to one logit
   // per id.

@@ -88,6 +88,10 @@ std::string to_yaml(const Config& config) {
 
 void check(const Config& config) {
   model::check(config.model);
+  const std::int64_t longest = config.model.learned_positions;
+  WN_REQUIRE(longest == 0 || config.data.sequence_length <= longest,
+             "data.sequence_length = {}: must be at most model.learned_positions = {}",
+             config.data.sequence_length, longest);
   check_batches(config);
   check_schedule(config.optimizer, config.trainer.steps);
 }

@@ -49,7 +49,7 @@ Evaluation evaluate(const model::LanguageModel& model, const data::EvaluationSam
     const at::Tensor mine = at::zeros({3}, at::kDouble);  // loss, tokens, bytes
     auto* values = mine.mutable_data_ptr<double>();
     if (batch.real_tokens > 0) {
-      values[0] = sum_in_order(model.losses(batch.tokens, batch.targets, batch.document_starts));
+      values[0] = sum_in_order(model.loss(batch.tokens, batch.targets, batch.document_starts).losses);
       values[1] = static_cast<double>(batch.real_tokens);
       if (tokenizer) values[2] = static_cast<double>(text_bytes(batch.targets, *tokenizer));
     }

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Dict.h>
 #include <ATen/core/ivalue.h>
+#include <ATen/ops/cat.h>
 #include <caffe2/serialize/inline_container.h>
 #include <torch/csrc/jit/serialization/pickler.h>
 
@@ -94,11 +95,96 @@ void export_llama(const SavedModel& saved, const std::filesystem::path& out) {
   const char* limit = "attention heads, RMSNorm and SwiGLU alone";
   require(m.state.heads == 0, "llama", limit, fmt::format("model.state.heads = {}", m.state.heads));
   require(m.norm == model::NormKind::rms, "llama", limit, "model.norm = layer");
-  require(m.feed_forward.kind == model::FeedForwardKind::swiglu, "llama", limit, "model.ffn.kind = rwkv");
+  require(m.feed_forward.kind == model::FeedForwardKind::swiglu, "llama", limit,
+          "a model.ffn.kind other than swiglu");
   require(!m.embedding_norm, "llama", limit, "model.embedding_norm = true");
+  require(!m.biases, "llama", limit, "model.biases = true");
+  require(m.learned_positions == 0, "llama", limit,
+          fmt::format("model.learned_positions = {}", m.learned_positions));
+  const model::AttentionConfig& a = m.attention;
+  require(a.positions == model::Positions::rope && a.rope_scaling == model::RopeScaling::none, "llama", limit,
+          "other positions than plain rotary ones");
+  require(!a.qk_norm, "llama", limit, "model.attention.qk_norm = true");
+  require(a.window == 0, "llama", limit, fmt::format("model.attention.window = {}", a.window));
+  require(a.softcap == 0.0, "llama", limit, fmt::format("model.attention.softcap = {}", a.softcap));
   make_folder(out);
   write_safetensors(out / "model.safetensors", llama_tensors(saved), {{"format", "pt"}});
   write_file_atomically(out / "config.json", llama_config(saved).dump(2) + "\n");
+}
+
+// The names and shapes of transformers' GPT2LMHeadModel, whose matrices are [in, out]; queries, keys and
+// values are one.
+NamedTensors gpt2_tensors(const SavedModel& saved) {
+  const Tensors ours = tensors_of(saved);
+  NamedTensors theirs{{"transformer.wte.weight", ours.at("embedding.weight")},
+                      {"transformer.wpe.weight", ours.at("positions")},
+                      {"transformer.ln_f.weight", ours.at("final_norm.weight")},
+                      {"transformer.ln_f.bias", ours.at("final_norm.bias")}};
+  for (std::int64_t l = 0; l < saved.config.model.layers; ++l) {
+    const auto our = [&](const char* name) { return ours.at(fmt::format("layers.{}.{}", l, name)); };
+    const auto add = [&](const char* name, const at::Tensor& value) {
+      theirs.emplace_back(fmt::format("transformer.h.{}.{}", l, name), value.contiguous());
+    };
+    add("ln_1.weight", our("mixer_norm.weight"));
+    add("ln_1.bias", our("mixer_norm.bias"));
+    add("attn.c_attn.weight",
+        at::cat({our("attention.query.weight"), our("attention.key.weight"), our("attention.value.weight")})
+            .t());
+    add("attn.c_attn.bias",
+        at::cat({our("attention.query.bias"), our("attention.key.bias"), our("attention.value.bias")}));
+    add("attn.c_proj.weight", our("output.attention.weight").t());
+    add("attn.c_proj.bias", our("output.bias"));
+    add("ln_2.weight", our("ffn_norm.weight"));
+    add("ln_2.bias", our("ffn_norm.bias"));
+    add("mlp.c_fc.weight", our("ffn.up.weight").t());
+    add("mlp.c_fc.bias", our("ffn.up.bias"));
+    add("mlp.c_proj.weight", our("ffn.down.weight").t());
+    add("mlp.c_proj.bias", our("ffn.down.bias"));
+  }
+  return theirs;
+}
+
+Json gpt2_config(const SavedModel& saved) {
+  const model::ModelConfig& m = saved.config.model;
+  const std::int64_t end = saved.tokenizer ? saved.tokenizer->end_of_document() : -1;
+  return {{"architectures", {"GPT2LMHeadModel"}},
+          {"model_type", "gpt2"},
+          {"n_embd", m.width},
+          {"n_layer", m.layers},
+          {"n_head", m.attention.heads},
+          {"n_inner", m.feed_forward.resolved_hidden(m.width)},
+          {"n_positions", m.learned_positions},
+          {"vocab_size", m.vocab_size},
+          {"layer_norm_epsilon", m.norm_eps},
+          {"activation_function", "gelu_new"},
+          {"tie_word_embeddings", true},
+          {"bos_token_id", nullptr},
+          {"eos_token_id", end >= 0 ? Json(end) : Json(nullptr)},
+          {"torch_dtype", "float32"}};
+}
+
+void export_gpt2(const SavedModel& saved, const std::filesystem::path& out) {
+  const model::ModelConfig& m = saved.config.model;
+  const model::AttentionConfig& a = m.attention;
+  const char* limit = "GPT-2's own layers alone (configs/models/*gpt2.yaml)";
+  require(m.state.heads == 0, "gpt2", limit, fmt::format("model.state.heads = {}", m.state.heads));
+  require(a.heads * a.head_size == m.width, "gpt2", limit,
+          fmt::format("{} heads of {} in a width of {}", a.heads, a.head_size, m.width));
+  require(a.resolved_kv_heads() == a.heads, "gpt2", limit,
+          fmt::format("model.attention.kv_heads = {}", a.resolved_kv_heads()));
+  require(m.norm == model::NormKind::layer, "gpt2", limit, "model.norm = rms");
+  require(m.feed_forward.kind == model::FeedForwardKind::gelu, "gpt2", limit,
+          "a model.ffn.kind other than gelu");
+  require(m.biases, "gpt2", limit, "model.biases = false");
+  require(m.tied_head, "gpt2", limit, "model.tied_head = false");
+  require(!m.embedding_norm, "gpt2", limit, "model.embedding_norm = true");
+  require(m.learned_positions > 0 && a.positions == model::Positions::none, "gpt2", limit,
+          "other positions than learned ones");
+  require(!a.qk_norm && a.window == 0 && a.softcap == 0.0, "gpt2", limit,
+          "model.attention.qk_norm, window or softcap");
+  make_folder(out);
+  write_safetensors(out / "model.safetensors", gpt2_tensors(saved), {{"format", "pt"}});
+  write_file_atomically(out / "config.json", gpt2_config(saved).dump(2) + "\n");
 }
 
 // The names and shapes of the official RWKV-7 checkpoints.
@@ -187,10 +273,15 @@ void export_rwkv(const SavedModel& saved, const std::filesystem::path& out) {
           fmt::format("model.attention.heads = {}", m.attention.heads));
   require(m.state.heads * m.state.head_size == m.width, "rwkv", limit,
           fmt::format("{} state heads of {} in a width of {}", m.state.heads, m.state.head_size, m.width));
-  require(m.feed_forward.kind == model::FeedForwardKind::rwkv, "rwkv", limit, "model.ffn.kind = swiglu");
+  require(m.feed_forward.kind == model::FeedForwardKind::rwkv, "rwkv", limit,
+          "a model.ffn.kind other than rwkv");
   require(m.norm == model::NormKind::layer, "rwkv", limit, "model.norm = rms");
   require(m.norm_eps == 1e-5, "rwkv", limit, fmt::format("model.norm_eps = {}", m.norm_eps));
   require(m.embedding_norm, "rwkv", limit, "model.embedding_norm = false");
+  require(m.state.read == model::StateRead::single, "rwkv", limit, "model.state.read = double");
+  require(m.state.value_residual, "rwkv", limit, "model.state.value_residual = false");
+  require(m.learned_positions == 0, "rwkv", limit,
+          fmt::format("model.learned_positions = {}", m.learned_positions));
   write_pth(rwkv_tensors(saved), out);
 }
 
@@ -198,9 +289,13 @@ void export_rwkv(const SavedModel& saved, const std::filesystem::path& out) {
 
 void export_model(const SavedModel& saved, const std::string& format, const std::filesystem::path& out) {
   const std::map<std::string, std::function<void(const SavedModel&, const std::filesystem::path&)>> formats{
-      {"safetensors", export_safetensors}, {"llama", export_llama}, {"rwkv", export_rwkv}};
+      {"safetensors", export_safetensors},
+      {"llama", export_llama},
+      {"gpt2", export_gpt2},
+      {"rwkv", export_rwkv}};
   const auto found = formats.find(format);
-  WN_REQUIRE(found != formats.end(), "--format {}: is not known; one of: llama, rwkv, safetensors", format);
+  WN_REQUIRE(found != formats.end(), "--format {}: is not known; one of: gpt2, llama, rwkv, safetensors",
+             format);
   found->second(saved, out);
 }
 

@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/ones_like.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -247,12 +246,12 @@ double Run::run_micro_batches(std::int64_t& tokens) {
     activity_.phase = "data";
     const data::Batch batch = sampler_->batch(first + m * size, size);
     activity_.phase = "forward";
-    const at::Tensor losses = model_->losses(batch.tokens, batch.targets, batch.document_starts);
+    const auto [objective, losses] = model_->loss(batch.tokens, batch.targets, batch.document_starts);
     activity_.phase = "backward";
     gradients_->begin_micro_batch();
-    losses.backward(at::ones_like(losses));
+    objective.backward();
     gradients_->end_micro_batch();
-    row[0] = sum_in_order(losses.detach());
+    row[0] = sum_in_order(losses);
     row[1] = static_cast<double>(batch.real_tokens);
   }
   activity_.phase = "loss reduction";

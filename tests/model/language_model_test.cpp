@@ -3,7 +3,6 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/ones_like.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
@@ -67,16 +66,89 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   return a.sub(b).abs().max().item<double>();
 }
 
-class EveryModel : public testing::TestWithParam<ModelConfig> {
+// tiny() with one thing changed.
+template <class Change>
+ModelConfig with(Change change) {
+  ModelConfig config = tiny();
+  change(config);
+  return config;
+}
+
+ModelConfig fused(FusionMode mode, Alpha alpha = Alpha::layer) {
+  return with([&](ModelConfig& c) { c.fusion = {.mode = mode, .alpha = alpha}; });
+}
+
+ModelConfig middle(MiddleMode mode, FusionMode fusion = FusionMode::concat, bool norm = true) {
+  return with([&](ModelConfig& c) {
+    c.middle = {.mode = mode, .heads = 3, .norm = norm};
+    c.fusion.mode = fusion;
+  });
+}
+
+struct Named {
+  const char* name;
+  ModelConfig config;
+};
+void PrintTo(const Named& model, std::ostream* out) { *out << model.name; }
+
+const Named every_model[] = {
+    {"WuNeng", tiny()},
+    {"Transformer", transformer()},
+    {"Rwkv7", rwkv7()},
+    {"Additive", fused(FusionMode::additive, Alpha::fixed)},
+    {"Gated", fused(FusionMode::gated)},
+    {"AlphaPerHead", fused(FusionMode::concat, Alpha::head)},
+    {"MiddleConcat", middle(MiddleMode::concat)},
+    {"MiddleAdditiveInGated", middle(MiddleMode::additive, FusionMode::gated)},
+    {"MiddleGatedWithoutNorm", middle(MiddleMode::gated, FusionMode::concat, false)},
+    {"MiddleKey", middle(MiddleMode::key)},
+    {"MiddleMixedInAdditive", middle(MiddleMode::mixed, FusionMode::additive)},
+    {"Gpt2", with([](ModelConfig& c) {
+       c.state.heads = 0;
+       c.attention.positions = Positions::none;
+       c.learned_positions = 80;
+       c.biases = c.tied_head = true;
+       c.norm = NormKind::layer;
+       c.feed_forward.kind = FeedForwardKind::gelu;
+     })},
+    {"SharedKeysAndValues", with([](ModelConfig& c) {
+       c.attention = {.heads = 8, .kv_heads = 8, .head_size = 16};
+       c.state.heads = 4;
+       c.state.kv = StateKv::shared;
+       c.feed_forward.kind = FeedForwardKind::relu2;
+     })},
+    {"ValuesFromAttentionReadTwice", with([](ModelConfig& c) {
+       c.state.heads = 2;
+       c.state.value = StateValue::attention;
+       c.state.read = StateRead::dual;
+       c.state.value_residual = false;
+     })},
+    {"Pattern", with([](ModelConfig& c) { c.pattern = "ash"; })},
+    {"Window", with([](ModelConfig& c) {
+       c.attention.window = 9;
+       c.attention.global_every = 3;
+       c.middle = {.mode = MiddleMode::key, .heads = 2};
+     })},
+    {"SoftcapNoPositionsQkNorm", with([](ModelConfig& c) {
+       c.attention.softcap = 2.0;
+       c.attention.positions = Positions::none;
+       c.attention.qk_norm = true;
+     })},
+    {"WindowSoftcapScaledRope", with([](ModelConfig& c) {
+       c.attention.softcap = 5.0;
+       c.attention.window = 6;
+       c.attention.rope_scaling = RopeScaling::ntk;
+       c.attention.rope_factor = 4.0;
+     })},
+};
+
+class EveryModel : public testing::TestWithParam<Named> {
  protected:
   std::unique_ptr<parallel::Communicator> group = parallel::make_single();
-  LanguageModel model = shaken(GetParam(), *group);
+  LanguageModel model = shaken(GetParam().config, *group);
 };
-std::string name_of(const testing::TestParamInfo<ModelConfig>& info) {
-  return std::array{"WuNeng", "Transformer", "Rwkv7"}[info.index];
-}
-INSTANTIATE_TEST_SUITE_P(Configurations, EveryModel, testing::Values(tiny(), transformer(), rwkv7()),
-                         name_of);
+INSTANTIATE_TEST_SUITE_P(Configurations, EveryModel, testing::ValuesIn(every_model),
+                         [](const auto& info) { return info.param.name; });
 
 TEST_P(EveryModel, AnySplitOfTheTokensGivesTheSameOutput) {
   const at::NoGradGuard no_grad;
@@ -141,26 +213,34 @@ TEST_P(EveryModel, TheFutureDoesNotReachThePast) {
 
 TEST_P(EveryModel, GenerationEqualsReadingEverythingAgain) {
   const at::NoGradGuard no_grad;
-  Generator generator(model, {.temperature = 0.0});
-  std::vector<std::int32_t> text{3, 1, 4, 1, 5};
-  generator.read(text);
+  Generator generator(model, {.temperature = 0.0}, {{3, 1, 4, 1, 5}});
   for (int i = 0; i < 20; ++i) {
-    std::vector<std::int64_t> ids(text.begin(), text.end());
+    const std::vector<std::int64_t> ids(generator.texts()[0].begin(), generator.texts()[0].end());
     const at::Tensor hidden = model.hidden(at::tensor(ids).unsqueeze(0));
     const at::Tensor logits = model.logits(hidden.select(1, hidden.size(1) - 1)).flatten();
-    text.push_back(generator.next());
-    EXPECT_EQ(text.back(), logits.argmax().item<std::int64_t>()) << "token " << i;
+    EXPECT_EQ(generator.next()[0], logits.argmax().item<std::int64_t>()) << "token " << i;
   }
+}
+
+TEST_P(EveryModel, TextsGeneratedTogetherAreThoseGeneratedAlone) {
+  const std::vector<std::vector<std::int32_t>> prompts{{3, 1, 4, 1, 5}, {2}, {7, 1, 8}, {1, 6, 1, 8, 0}};
+  const auto continued = [&](const std::vector<std::vector<std::int32_t>>& some) {
+    Generator generator(model, {.temperature = 0.0, .repetition_penalty = 1.1}, some);
+    for (int i = 0; i < 15; ++i) generator.next();
+    return generator.texts();
+  };
+  const auto together = continued(prompts);
+  for (std::size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(together[i], continued({prompts[i]})[0]) << i;
 }
 
 TEST_P(EveryModel, EveryParameterHasAGradientWithinThreeSteps) {  // zero outputs hide their inputs, then zero
                                                                   // low-rank factors their other factor
-  LanguageModel fresh(GetParam(), *group, 7);
+  LanguageModel fresh(GetParam().config, *group, 7);
   const at::Tensor ids = tokens(2, 30), targets = tokens(2, 30, 9);
   for (int step = 0; step < 3; ++step) {
-    const at::Tensor losses = fresh.losses(ids, targets);
+    const at::Tensor objective = fresh.loss(ids, targets).objective;
     for (const parallel::Parameter& p : fresh.parameters()) p.value.mutable_grad().reset();
-    losses.backward(at::ones_like(losses));
+    objective.backward();
     const at::NoGradGuard no_grad;
     for (const parallel::Parameter& p : fresh.parameters())
       if (p.value.grad().defined()) p.value.detach().sub_(p.value.grad(), 1e-3);
@@ -173,9 +253,8 @@ TEST_P(EveryModel, EveryParameterHasAGradientWithinThreeSteps) {  // zero output
 
 TEST_P(EveryModel, GradientsAreTheSlopesOfTheLoss) {
   const at::Tensor ids = tokens(1, 12), targets = tokens(1, 12, 5);
-  const auto loss = [&] { return model.losses(ids, targets).to(at::kDouble).sum().item<double>(); };
-  const at::Tensor losses = model.losses(ids, targets);
-  losses.backward(at::ones_like(losses));
+  const auto loss = [&] { return model.loss(ids, targets).objective.item<double>(); };
+  model.loss(ids, targets).objective.backward();
   std::uint64_t seed = 100;
   for (const parallel::Parameter& p : model.parameters()) {
     // Along one random direction per parameter; float32 leaves about three digits of a difference quotient.
@@ -203,6 +282,56 @@ TEST(LanguageModel, ANewHybridComputesWhatItsAttentionHeadsAloneWould) {
   EXPECT_TRUE(hybrid.hidden(tokens(2, 20)).equal(alone.hidden(tokens(2, 20))));
 }
 
+TEST(LanguageModel, ANewAdditiveFusionComputesWhatItsAttentionHeadsAloneWould) {  // beta starts at 0
+  const auto group = parallel::make_single();
+  ModelConfig config = fused(FusionMode::additive);
+  config.middle.mode = MiddleMode::mixed;
+  config.fusion.attention_norm = false;
+  const LanguageModel hybrid(config, *group, 1);
+  const at::Tensor out = hybrid.hidden(tokens(2, 20));
+  config = transformer();
+  EXPECT_TRUE(out.equal(LanguageModel(config, *group, 1).hidden(tokens(2, 20))));
+}
+
+TEST(LanguageModel, AWindowThatHoldsEverythingChangesNothing) {
+  const auto group = parallel::make_single();
+  ModelConfig config = tiny();
+  const LanguageModel open = shaken(config, *group);
+  config.attention.window = 40;
+  const LanguageModel windowed = shaken(config, *group);
+  EXPECT_TRUE(open.hidden(tokens(2, 40)).equal(windowed.hidden(tokens(2, 40))));
+  EXPECT_GT(largest_difference(open.hidden(tokens(2, 60)), windowed.hidden(tokens(2, 60))), 1e-3);
+}
+
+TEST(LanguageModel, AWindowedCacheDoesNotGrow) {
+  const auto group = parallel::make_single();
+  ModelConfig config = tiny();
+  config.attention.window = 9;
+  config.middle = {.mode = MiddleMode::key, .heads = 2};
+  const LanguageModel model(config, *group, 1);
+  ModelState state;
+  for (int i = 0; i < 5; ++i) {
+    model.hidden(tokens(1, 7), {}, &state);
+    for (const LayerState& layer : state.layers)
+      for (const KeyValueCache* cache : {&layer.attention, &layer.middle}) {
+        EXPECT_EQ(cache->keys.size(1), std::min<std::int64_t>(7 * (i + 1), 8));
+        EXPECT_EQ(cache->keys.storage().nbytes(), cache->keys.numel() * sizeof(float));
+      }
+  }
+}
+
+TEST(LanguageModel, StretchedPositionsOfFactorOneAreThePlainOnes) {
+  const auto group = parallel::make_single();
+  const at::Tensor ids = tokens(1, 20), plain = shaken(transformer(), *group).hidden(ids);
+  for (const RopeScaling scaling : {RopeScaling::linear, RopeScaling::ntk}) {
+    ModelConfig config = transformer();
+    config.attention.rope_scaling = scaling;
+    EXPECT_TRUE(shaken(config, *group).hidden(ids).equal(plain));
+    config.attention.rope_factor = 2.0;
+    EXPECT_GT(largest_difference(shaken(config, *group).hidden(ids), plain), 1e-3);
+  }
+}
+
 TEST(LanguageModel, ParameterCountIsTheFormulaOfRwkv7) {
   const auto group = parallel::make_single();
   const ModelConfig config = rwkv7();
@@ -223,6 +352,38 @@ TEST(LanguageModel, ImpossibleShapesAreRefused) {
   EXPECT_THROW(LanguageModel(config, *group, 0), UsageError);
 }
 
+TEST(LanguageModel, CombinationsWithoutMeaningAreRefusedWithTheirNumbers) {
+  using testing::AllOf;
+  using testing::HasSubstr;
+  const auto message = [](auto change) -> std::string {
+    try {
+      check(with(change));
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "nothing";
+  };
+  EXPECT_THAT(message([](ModelConfig& c) { c.fusion.mode = FusionMode::gated, c.state.heads = 3; }),
+              AllOf(HasSubstr("model.state.heads = 3"), HasSubstr("2 and 4")));
+  EXPECT_THAT(message([](ModelConfig& c) { c.fusion.mode = FusionMode::additive, c.state.heads = 0; }),
+              HasSubstr("model.state.heads = 0"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.middle.mode = MiddleMode::key, c.pattern = "as"; }),
+              HasSubstr("\"as\""));
+  EXPECT_THAT(message([](ModelConfig& c) { c.middle.heads = 2; }), HasSubstr("model.middle.heads = 2"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.middle = {.mode = MiddleMode::mixed, .heads = 2}; }),
+              HasSubstr("at least 3"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.pattern = "hx"; }), HasSubstr("\"hx\""));
+  EXPECT_THAT(message([](ModelConfig& c) { c.pattern = ""; }), HasSubstr("\"\""));
+  EXPECT_THAT(message([](ModelConfig& c) { c.pattern = "hs", c.state.heads = 0; }), HasSubstr("layer 1"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.state.kv = StateKv::shared; }), HasSubstr("32 key channels"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.state.value = StateValue::attention, c.state.heads = 3; }),
+              HasSubstr("model.state.heads = 3"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.state.value = StateValue::attention, c.pattern = "hs"; }),
+              HasSubstr("layer 1"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.attention.global_every = 4; }), HasSubstr("window"));
+  EXPECT_THAT(message([](ModelConfig& c) { c.attention.rope_factor = 2; }), HasSubstr("rope_scaling"));
+}
+
 TEST(Sample, CutsAndTemperature) {
   const at::Tensor logits = at::tensor({0.0f, 3.0f, 2.0f, 1.0f});
   EXPECT_EQ(sample(logits, {.temperature = 0.0}, 0.99), 1);
@@ -230,6 +391,13 @@ TEST(Sample, CutsAndTemperature) {
   EXPECT_EQ(sample(logits, {.top_k = 2}, 0.999), 2);
   EXPECT_EQ(sample(logits, {.top_p = 0.5}, 0.999), 1);
   EXPECT_EQ(sample(logits, {}, 0.9999), 0);
+  const std::vector<std::int32_t> seen{1, 1};
+  EXPECT_EQ(sample(logits, {.temperature = 0.0, .repetition_penalty = 1.4}, 0.5, seen), 1);  // 3 / 1.4 > 2
+  EXPECT_EQ(sample(logits, {.temperature = 0.0, .repetition_penalty = 1.6}, 0.5, seen),
+            2);  // once, however often
+  const at::Tensor negative = at::tensor({-1.0f, -1.5f});
+  const std::vector<std::int32_t> first{0};
+  EXPECT_EQ(sample(negative, {.temperature = 0.0, .repetition_penalty = 2.0}, 0.5, first), 1);
   // Probabilities by decreasing logit: 0.6439, 0.2369, 0.0871, 0.0321.
   EXPECT_EQ(sample(logits, {}, 0.6438), 1);
   EXPECT_EQ(sample(logits, {}, 0.6440), 2);

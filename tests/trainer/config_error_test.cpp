@@ -37,9 +37,10 @@ TEST(ConfigErrors, UnknownNamesComeWithTheNearestOnes) {
       {"checkpoint: {every: 3}\n",
        "configs/x.yaml:1: checkpoint: unknown section; did you mean trainer.checkpoint?"},
       {"model: {learning: 3}\n",
-       "configs/x.yaml:1: model.learning: unknown key; known in model: width, layers, vocab_size, norm, "
-       "norm_eps, "
-       "embedding_norm, tied_head, init, attention, state, fusion, ffn"},
+       "configs/x.yaml:1: model.learning: unknown key; known in model: width, layers, vocab_size, "
+       "pattern, norm, norm_eps, embedding_norm, biases, learned_positions, z_loss, logit_pull, tied_head, "
+       "init, "
+       "attention, state, fusion, middle, ffn"},
       {"zebra: 3\n",
        "configs/x.yaml:1: zebra: unknown key; known at the top: seed, model, data, parallel, optimizer, "
        "trainer"},
@@ -52,7 +53,7 @@ TEST(ConfigErrors, UnknownOverridesComeWithTheNearestOnes) {
       {"model.atention.heads=3", "did you mean model.attention.heads?"},
       {"model.attention.head=3", "did you mean model.attention.heads?"},
       {"model.state.haeds=3", "did you mean model.state.heads?"},
-      {"model.heads=3", "did you mean model.attention.heads or model.state.heads?"},
+      {"model.heads=3", "did you mean model.attention.heads or model.state.heads or model.middle.heads?"},
       {"lr=3", "did you mean optimizer.lr?"},
       {"optimizer.rl=3", "did you mean optimizer.lr?"},
       {"model.ffn_kind=rwkv", "did you mean model.ffn.kind?"},
@@ -89,7 +90,8 @@ TEST(ConfigErrors, SectionsAndValuesAreNotMixedUp) {
   EXPECT_EQ(
       problem_in("model:\n  attention: 4\n"),
       "configs/x.yaml:2: model.attention = 4: is a section and takes no value of its own; it holds: heads, "
-      "kv_heads, head_size, rope_base");
+      "kv_heads, head_size, positions, rope_base, rope_scaling, rope_factor, qk_norm, window, global_every, "
+      "softcap");
   EXPECT_THAT(problem_in("model: [1, 2]\n"), StartsWith("configs/x.yaml:1: model: is a section"));
   EXPECT_EQ(problem_in("seed:\n  value: 3\n"), "configs/x.yaml:1: seed: takes one value, not a section");
   EXPECT_EQ(problem_in("seed: [3]\n"), "configs/x.yaml:1: seed: takes one value, not a list");
@@ -248,10 +250,13 @@ TEST(ConfigErrors, FlagsAreTrueOrFalse) {
 }
 
 TEST(ConfigErrors, ChoicesListTheKnownOnes) {
-  EXPECT_EQ(problem_with("model.fusion.mode=gatd"), "--set model.fusion.mode=gatd: must be one of: concat");
+  EXPECT_EQ(problem_with("model.fusion.mode=gatd"),
+            "--set model.fusion.mode=gatd: must be one of: concat, additive, gated");
   EXPECT_EQ(problem_with("model.norm=RMS"), "--set model.norm=RMS: must be one of: rms, layer");
-  EXPECT_EQ(problem_with("model.fusion.alpha="), "--set model.fusion.alpha=: must be one of: fixed, layer");
-  EXPECT_EQ(problem_with("model.ffn.kind=gelu"), "--set model.ffn.kind=gelu: must be one of: swiglu, rwkv");
+  EXPECT_EQ(problem_with("model.fusion.alpha="),
+            "--set model.fusion.alpha=: must be one of: fixed, layer, head");
+  EXPECT_EQ(problem_with("model.ffn.kind=silu"),
+            "--set model.ffn.kind=silu: must be one of: swiglu, gelu, relu2, rwkv");
   EXPECT_EQ(problem_with("model.init=zero"), "--set model.init=zero: must be one of: normal, rwkv");
   EXPECT_EQ(problem_with("optimizer.schedule=wsd"),
             "--set optimizer.schedule=wsd: must be one of: cosine, constant");

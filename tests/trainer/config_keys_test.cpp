@@ -27,23 +27,43 @@ const std::map<std::string, std::string>& other_values() {
       {"model.width", "192"},
       {"model.layers", "3"},
       {"model.vocab_size", "1000"},
+      {"model.pattern", "\"ash\""},
       {"model.norm", "layer"},
       {"model.norm_eps", "1.0e-18"},
       {"model.embedding_norm", "true"},
+      {"model.biases", "true"},
+      {"model.learned_positions", "512"},
+      {"model.z_loss", "0.0001"},
+      {"model.logit_pull", "0.0002"},
       {"model.tied_head", "true"},
       {"model.init", "rwkv"},
       {"model.attention.heads", "8"},
       {"model.attention.kv_heads", "2"},
       {"model.attention.head_size", "32"},
+      {"model.attention.positions", "none"},
       {"model.attention.rope_base", "500000.0"},
+      {"model.attention.rope_scaling", "ntk"},
+      {"model.attention.rope_factor", "2.0"},
+      {"model.attention.qk_norm", "true"},
+      {"model.attention.window", "100"},
+      {"model.attention.global_every", "4"},
+      {"model.attention.softcap", "30.0"},
       {"model.state.heads", "5"},
       {"model.state.head_size", "128"},
+      {"model.state.kv", "shared"},
+      {"model.state.value", "attention"},
+      {"model.state.read", "double"},
+      {"model.state.value_residual", "false"},
       {"model.state.decay_rank", "33"},
       {"model.state.rate_rank", "34"},
       {"model.state.value_rank", "35"},
       {"model.state.gate_rank", "36"},
+      {"model.fusion.mode", "gated"},
       {"model.fusion.alpha", "fixed"},
       {"model.fusion.attention_norm", "false"},
+      {"model.middle.mode", "mixed"},
+      {"model.middle.heads", "6"},
+      {"model.middle.norm", "false"},
       {"model.ffn.kind", "rwkv"},
       {"model.ffn.hidden", "777"},
       {"data.train", "\"corpora/a b\""},
@@ -74,7 +94,7 @@ const std::map<std::string, std::string>& other_values() {
 
 // Keys that have one allowed value only in this version.
 const std::set<std::string>& fixed_keys() {
-  static const std::set<std::string> keys = {"model.fusion.mode", "parallel.tensor"};
+  static const std::set<std::string> keys = {"parallel.tensor"};
   return keys;
 }
 
@@ -85,6 +105,30 @@ std::string nested_yaml(const std::string& path, const std::string& value) {
     yaml += (yaml.empty() ? "" : "\n") + indent + part + ":";
   }
   return yaml + " " + value + "\n";
+}
+
+// What must be set beside a key, in its section, for its other value to have a meaning.
+const std::map<std::string, std::string>& companions() {
+  static const std::map<std::string, std::string> settings = {
+      {"model.attention.global_every", "window: 64"},
+      {"model.attention.rope_factor", "rope_scaling: linear"},
+      {"model.middle.heads", "mode: mixed"},
+      {"model.state.kv", "heads: 4"},
+  };
+  return settings;
+}
+
+Config before_change(const std::string& path) {
+  const auto companion = companions().find(path);
+  if (companion == companions().end()) return {};
+  return parse_config(nested_yaml(std::string(section_of(path)), "{" + companion->second + "}"), "test.yaml");
+}
+
+Config after_change(const std::string& path, const std::string& value) {
+  const auto companion = companions().find(path);
+  if (companion == companions().end()) return parse_config(nested_yaml(path, value), "test.yaml");
+  const std::string both = "{" + companion->second + ", " + std::string(last_part(path)) + ": " + value + "}";
+  return parse_config(nested_yaml(std::string(section_of(path)), both), "test.yaml");
 }
 
 std::vector<std::string> lines_of(const std::string& text) {
@@ -121,10 +165,9 @@ TEST(ConfigKeys, StandTogetherBySection) {
 }
 
 TEST(ConfigKeys, ChangeExactlyOneLineOfTheResolvedConfiguration) {
-  const std::vector<std::string> before = lines_of(to_yaml(Config{}));
   for (const auto& [path, value] : other_values()) {
-    const Config config = parse_config(nested_yaml(path, value), "test.yaml");
-    const std::vector<std::string> after = lines_of(to_yaml(config));
+    const std::vector<std::string> before = lines_of(to_yaml(before_change(path)));
+    const std::vector<std::string> after = lines_of(to_yaml(after_change(path, value)));
     ASSERT_EQ(after.size(), before.size());
     std::vector<std::string> changed;
     for (std::size_t i = 0; i < after.size(); ++i) {
@@ -147,10 +190,9 @@ TEST(ConfigKeys, OnlySharedKeysChangeTheIdentity) {
                                       "trainer.threads",
                                       "trainer.checkpoint.every",
                                       "trainer.checkpoint.keep"};
-  const Config before;
-  std::set<std::uint64_t> identities = {identity_hash(before)};
+  std::set<std::uint64_t> identities = {identity_hash(Config{})};
   for (const auto& [path, value] : other_values()) {
-    const Config after = parse_config(nested_yaml(path, value), "test.yaml");
+    const Config before = before_change(path), after = after_change(path, value);
     const std::vector<std::string> lines = differences(before, after);
     if (free.count(path) > 0) {
       EXPECT_EQ(identity_hash(after), identity_hash(before)) << path;
@@ -185,7 +227,7 @@ TEST(ConfigKeys, AreAllDescribed) {
   EXPECT_EQ(described.size(), config_keys().size());
   EXPECT_THAT(text, HasSubstr("auto | int"));
   EXPECT_THAT(text, HasSubstr("64 | 128"));
-  EXPECT_THAT(text, HasSubstr("swiglu | rwkv"));
+  EXPECT_THAT(text, HasSubstr("swiglu | gelu | relu2 | rwkv"));
   EXPECT_THAT(text, HasSubstr("[tokens]"));
 }
 

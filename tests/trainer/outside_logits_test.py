@@ -47,7 +47,7 @@ class OutsideLogits(unittest.TestCase):
         """Trains long enough that no part is at its (often zero) initial value. Returns our logits [T, V]."""
         settings = [f"data.train={self.path('corpus')}", "trainer.steps=30", "optimizer.lr=1e-2", *overrides]
         run("train", os.path.join(SOURCE, "configs/models", config), "--output", self.path("run"), *(f"--set={s}" for s in settings))
-        run("export", self.path("run"), self.path(export), "--format", "llama" if export == "llama" else "rwkv")
+        run("export", self.path("run"), self.path(export), "--format", "rwkv" if export == "model.pth" else export)
         run("evaluate", self.path("run"), "--tokens", self.path("ids"), "--logits", self.path("logits.safetensors"))
         return load_file(self.path("logits.safetensors"))["logits"]
 
@@ -72,6 +72,15 @@ class OutsideLogits(unittest.TestCase):
 
     def test_llama_with_grouped_keys_and_tied_head(self):
         self.check_llama("model.attention.heads=4", "model.attention.kv_heads=2", "model.tied_head=true", "model.attention.rope_base=500.0")
+
+    def test_gpt2(self):
+        from transformers import GPT2LMHeadModel
+
+        ours = self.train_and_export("tiny-gpt2.yaml", "gpt2", "model.learned_positions=160", "data.sequence_length=160")
+        model = GPT2LMHeadModel.from_pretrained(self.path("gpt2"), dtype=torch.float32)
+        with torch.no_grad():
+            theirs = model(torch.tensor([self.ids])).logits[0]
+        self.assert_same(ours, theirs, "GPT-2")
 
     def test_rwkv7(self):
         from rwkv.model import RWKV
