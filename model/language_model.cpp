@@ -22,10 +22,10 @@ parallel::Initializer head_init(const ModelConfig& config) {
 }  // namespace
 
 LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group,
-                             std::uint64_t seed)
+                             std::uint64_t seed, bool shapes_only)
     : config_(config) {
   check(config);
-  const parallel::LayerBuilder builder(parameters_, tensor_group, seed);
+  const parallel::LayerBuilder builder(parameters_, tensor_group, seed, shapes_only);
   embedding_ = builder.embedding("embedding", config.vocab_size, config.width, embedding_init(config));
   if (config.learned_positions > 0)
     positions_ =
@@ -40,6 +40,11 @@ LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& 
   final_norm_.emplace(config, builder.in("final_norm"));
   head_ = config.tied_head ? parallel::ColumnLinear{embedding_.weight}
                            : builder.vocab_linear("head", config.vocab_size, config.width, head_init(config));
+}
+
+parallel::Parameters LanguageModel::parameter_shapes(const ModelConfig& config) {
+  const auto alone = parallel::make_single();
+  return LanguageModel(config, *alone, 0, true).parameters_;
 }
 
 std::int64_t LanguageModel::parameter_count() const {

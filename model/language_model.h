@@ -24,7 +24,11 @@ namespace wuneng::model {
 class LanguageModel {
  public:
   // Makes and initialises this rank's share of the parameters from `seed`.
-  LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed);
+  LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed)
+      : LanguageModel(config, tensor_group, seed, false) {}
+
+  // The parameters of a model without their values, which take no memory: a model of any size can be counted.
+  static parallel::Parameters parameter_shapes(const ModelConfig& config);
 
   const ModelConfig& config() const { return config_; }
   const parallel::Parameters& parameters() const { return parameters_; }
@@ -51,6 +55,8 @@ class LanguageModel {
     FeedForward ffn;
   };
 
+  LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed,
+                bool shapes_only);
   at::Tensor learned_positions(const Documents& documents) const;  // [B, T, C]
 
   ModelConfig config_;

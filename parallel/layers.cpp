@@ -1,6 +1,7 @@
 #include "parallel/layers.h"
 
 #include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 
@@ -38,8 +39,9 @@ at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs) const {
 
 at::Tensor Embedding::operator()(const at::Tensor& tokens) const { return at::embedding(weight, tokens); }
 
-LayerBuilder::LayerBuilder(Parameters& parameters, Communicator& tensor_group, std::uint64_t seed)
-    : parameters_(&parameters), tensor_group_(&tensor_group), seed_(seed) {}
+LayerBuilder::LayerBuilder(Parameters& parameters, Communicator& tensor_group, std::uint64_t seed,
+                           bool shapes_only)
+    : parameters_(&parameters), tensor_group_(&tensor_group), seed_(seed), shapes_only_(shapes_only) {}
 
 LayerBuilder LayerBuilder::in(const std::string& name) const {
   LayerBuilder inner = *this;
@@ -99,7 +101,8 @@ at::Tensor LayerBuilder::add(const std::string& name, at::IntArrayRef shape, con
   WN_CHECK(std::none_of(parameters_->begin(), parameters_->end(),
                         [&](const Parameter& p) { return p.name == full; }),
            "parameter {} is made twice", full);
-  at::Tensor value = init(shape, hash_text(full, seed_));
+  at::Tensor value = shapes_only_ ? at::empty(shape, at::device(at::kMeta).dtype(at::kFloat))
+                                  : init(shape, hash_text(full, seed_));
   std::int64_t begin = 0;
   if (split.dim >= 0) {
     const std::int64_t extent = shape[split.dim] / split.heads * local(split.heads);

@@ -55,8 +55,10 @@ struct Embedding {
 
 class LayerBuilder {
  public:
-  // Parameters are added to `parameters`. Each is initialised from (seed, its name) alone.
-  LayerBuilder(Parameters& parameters, Communicator& tensor_group, std::uint64_t seed);
+  // Parameters are added to `parameters`. Each is initialised from (seed, its name) alone; with `shapes_only`
+  // none is, nor takes memory: they are tensors of the meta device, to be counted.
+  LayerBuilder(Parameters& parameters, Communicator& tensor_group, std::uint64_t seed,
+               bool shapes_only = false);
 
   // The same builder with "name." in front of every name.
   LayerBuilder in(const std::string& name) const;
@@ -97,6 +99,7 @@ class LayerBuilder {
   Parameters* parameters_;
   Communicator* tensor_group_;
   std::uint64_t seed_;
+  bool shapes_only_;
   std::string prefix_;
 };
 

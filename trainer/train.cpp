@@ -16,7 +16,7 @@
 #include "common/version.h"
 #include "data/sampler.h"
 #include "kernels/sum_of_squares.h"
-#include "model/flops.h"
+#include "model/cost.h"
 #include "model/language_model.h"
 #include "parallel/gradient_tree.h"
 #include "parallel/mesh.h"
@@ -126,7 +126,7 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     optimizer_.emplace(config_.optimizer, model_->parameters());
     gradients_.emplace(model_->parameters(), mesh_->data(), trainer.global_batch / trainer.micro_batch);
   });
-  flops_per_token_ = 3.0 * model::forward_flops_per_token(config_.model, data.sequence_length);
+  flops_per_token_ = 3.0 * model::forward_flops(config_.model, data.sequence_length).total();
   open_folder();
   resume();
 }

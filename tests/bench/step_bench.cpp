@@ -6,7 +6,7 @@
 
 #include <cstdlib>
 
-#include "model/flops.h"
+#include "model/cost.h"
 #include "model/language_model.h"
 #include "tests/bench/report.h"
 #include "trainer/config.h"
@@ -36,7 +36,7 @@ void QuickstartMicroBatch(benchmark::State& state) {
   }
   state.counters["tokens/s"] =
       benchmark::Counter(static_cast<double>(B * T), benchmark::Counter::kIsIterationInvariantRate);
-  report_flops(state, 3.0 * model::forward_flops_per_token(config.model, T) * static_cast<double>(B * T));
+  report_flops(state, 3.0 * model::forward_flops(config.model, T).total() * static_cast<double>(B * T));
 }
 BENCHMARK(QuickstartMicroBatch)->UseRealTime()->Unit(benchmark::kMillisecond);
 

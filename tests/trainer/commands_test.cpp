@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <fstream>
 
 #include "common/check.h"
@@ -195,6 +196,51 @@ TEST_F(Commands, GenerateRepeatsItselfWithTheSameSeed) {
   EXPECT_NE(sample("2").out, first.out);
   expect_refused(run(program({"generate", folder, "--prompt", ""})), {"--prompt"});
   expect_refused(run(program({"generate", (scratch / "none").string(), "--prompt", "a"})), {"none"});
+}
+
+TEST_F(Commands, GenerateGoesOnFromSeveralTextsAsFromEachAlone) {
+  const std::string folder = trained();
+  const auto go_on = [&](std::vector<std::string> prompts) {
+    std::vector<std::string> arguments{"generate", folder, "--tokens", "12", "--temperature", "0"};
+    for (const std::string& prompt : prompts) arguments.insert(arguments.end(), {"--prompt", prompt});
+    return run(program(arguments)).out;
+  };
+  EXPECT_EQ(go_on({"bado ", "xy"}), "==> 1 <==\n" + go_on({"bado "}) + "==> 2 <==\n" + go_on({"xy"}));
+}
+
+TEST_F(Commands, GenerateEndsBeforeAStopString) {
+  const std::string folder = trained();
+  const std::vector<std::string> arguments{"generate", folder, "--prompt", "bado ",
+                                           "--tokens", "40",   "--seed",   "1"};
+  const std::string whole = run(program(arguments)).out, stop = whole.substr(20, 2);
+  std::vector<std::string> stopped = arguments;
+  stopped.insert(stopped.end(), {"--stop", stop});
+  EXPECT_EQ(run(program(stopped)).out, whole.substr(0, whole.find(stop, 5)) + "\n");
+  stopped.back() = "";
+  expect_refused(run(program(stopped)), {"--stop"});
+}
+
+TEST_F(Commands, InspectCountsAModelOfAnySizeWithoutMakingIt) {
+  const std::string models = std::string(std::getenv("WUNENG_SOURCE")) + "/configs/models/";
+  const Finished large = run(program({"inspect", models + "7b-wuneng.yaml"}));
+  EXPECT_EQ(large.exit_code, 0) << large.out;
+  EXPECT_THAT(large.out, AllOf(HasSubstr("state and middle heads add"), HasSubstr("MiB of states")));
+}
+
+TEST_F(Commands, InspectMatchesParametersByTheFeedForward) {
+  const std::string models = std::string(std::getenv("WUNENG_SOURCE")) + "/configs/models/";
+  const std::string ours = models + "125m-transformer.yaml", other = models + "125m-wuneng.yaml";
+  const auto parameters = [&](std::vector<std::string> arguments) {
+    const std::string json = run(program(arguments)).out;
+    return std::stod(json.substr(json.find("\"parameters\":") + 13));
+  };
+  const std::string match = run(program({"inspect", ours, "--match-parameters", other})).out;
+  ASSERT_EQ(match.substr(0, 6), "--set ") << match;
+  const double matched =
+      parameters({"inspect", ours, "--json", "--set", match.substr(6, match.find(' ', 6) - 6)});
+  const double target = parameters({"inspect", other, "--json"});
+  EXPECT_GT(std::abs(parameters({"inspect", ours, "--json"}) / target - 1.0), 0.01);
+  EXPECT_LT(std::abs(matched / target - 1.0), 0.005);
 }
 
 TEST_F(Commands, ExportRefusesWhatAFormatCannotHold) {

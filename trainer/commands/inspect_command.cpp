@@ -1,9 +1,11 @@
+#include <cmath>
 #include <cstdio>
-#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "common/check.h"
 #include "common/hash.h"
-#include "model/flops.h"
+#include "model/cost.h"
 #include "trainer/commands/commands.h"
 #include "trainer/saved_model.h"
 
@@ -11,7 +13,7 @@ namespace wuneng::trainer {
 namespace {
 
 struct Flags {
-  std::string subject;
+  std::string subject, match;
   std::vector<std::string> overrides;
   bool json = false, verify = false;
 };
@@ -24,30 +26,111 @@ std::string component_of(const std::string& name) {
   return name.substr(begin, dot(begin) - begin);
 }
 
+std::int64_t count_parameters(const model::ModelConfig& config) {
+  std::int64_t count = 0;
+  for (const parallel::Parameter& p : model::LanguageModel::parameter_shapes(config))
+    count += p.value.numel();
+  return count;
+}
+
+// The Transformer that is left of a model without its state heads and what joins them.
+std::optional<model::ModelConfig> without_state_heads(model::ModelConfig config) {
+  if (config.attention.heads == 0) return std::nullopt;
+  config.state = {.heads = 0};
+  config.fusion.mode = model::FusionMode::concat;
+  config.middle = {};
+  config.pattern = "h";
+  return config;
+}
+
 Json describe_model(const Config& config) {
-  const auto alone = parallel::make_single();
-  const model::LanguageModel model(config.model, *alone, 0);
   Json components = Json::object();
-  for (const parallel::Parameter& parameter : model.parameters()) {
+  std::int64_t total = 0;
+  for (const parallel::Parameter& parameter : model::LanguageModel::parameter_shapes(config.model)) {
     Json& count = components[component_of(parameter.name)];
     count = (count.is_null() ? std::int64_t{0} : count.get<std::int64_t>()) + parameter.value.numel();
+    total += parameter.value.numel();
   }
-  return {
-      {"parameters", model.parameter_count()},
-      {"components", components},
-      {"sequence_length", config.data.sequence_length},
-      {"forward_flops_per_token", model::forward_flops_per_token(config.model, config.data.sequence_length)}};
+  const std::int64_t T = config.data.sequence_length;
+  const model::ForwardFlops flops = model::forward_flops(config.model, T);
+  const model::SequenceBytes bytes = model::sequence_bytes(config.model, T);
+  Json facts{{"parameters", total},
+             {"components", components},
+             {"sequence_length", T},
+             {"layers", config.model.layers},
+             {"forward_flops_per_token", flops.total()},
+             {"forward_flops",
+              {{"attention", flops.attention},
+               {"state", flops.state},
+               {"fusion", flops.fusion},
+               {"feed_forward", flops.feed_forward},
+               {"head", flops.head}}},
+             {"key_value_cache_bytes_per_sequence", bytes.key_value_cache},
+             {"state_bytes_per_sequence", bytes.states},
+             {"training_bytes", 16.0 * static_cast<double>(total)}};
+  if (const auto transformer = without_state_heads(config.model))
+    facts["added_to_the_transformer"] =
+        static_cast<double>(total) / static_cast<double>(count_parameters(*transformer)) - 1.0;
+  return facts;
 }
 
 void print_model(const Json& facts) {
-  const auto total = facts["parameters"].get<double>();
-  fmt::print("{:<16} {:>14} {:>7}\n", "component", "parameters", "share");
-  for (const auto& [name, count] : facts["components"].items())
-    fmt::print("{:<16} {:>14} {:>6.1f}%\n", name, count.get<std::int64_t>(),
+  const auto total = facts["parameters"].get<double>(), layers = facts["layers"].get<double>();
+  fmt::print("{:<16} {:>14} {:>14} {:>7}\n", "component", "parameters", "per layer", "share");
+  for (const auto& [name, count] : facts["components"].items()) {
+    const bool of_layers = name != "embedding" && name != "head" && name != "final_norm" &&
+                           name != "embedding_norm" && name != "positions";
+    fmt::print("{:<16} {:>14} {:>14} {:>6.1f}%\n", name, count.get<std::int64_t>(),
+               of_layers ? fmt::format("{:.0f}", count.get<double>() / layers) : "",
                100.0 * count.get<double>() / total);
-  fmt::print("{:<16} {:>14}\nforward: {:.2f} MFLOP per token at T = {}\n", "total",
-             facts["parameters"].get<std::int64_t>(), facts["forward_flops_per_token"].get<double>() / 1e6,
-             facts["sequence_length"].get<std::int64_t>());
+  }
+  fmt::print("{:<16} {:>14}\n", "total", facts["parameters"].get<std::int64_t>());
+  if (facts.contains("added_to_the_transformer"))
+    fmt::print("state and middle heads add {:.1f} % to the Transformer that is left without them\n",
+               100.0 * facts["added_to_the_transformer"].get<double>());
+  fmt::print("\nforward at T = {}: {:.2f} MFLOP per token (", facts["sequence_length"].get<std::int64_t>(),
+             facts["forward_flops_per_token"].get<double>() / 1e6);
+  const char* separator = "";
+  for (const auto& [name, flops] : facts["forward_flops"].items()) {
+    fmt::print("{}{} {:.1f} %", separator, name,
+               100.0 * flops.get<double>() / facts["forward_flops_per_token"].get<double>());
+    separator = ", ";
+  }
+  constexpr double mebi = 1024.0 * 1024.0;
+  fmt::print(
+      ")\nmemory: {:.2f} MiB of parameters, gradients and optimizer; per sequence of {} tokens while "
+      "generating {:.3f} MiB of keys and values, {:.3f} MiB of states\n",
+      facts["training_bytes"].get<double>() / mebi, facts["sequence_length"].get<std::int64_t>(),
+      facts["key_value_cache_bytes_per_sequence"].get<double>() / mebi,
+      facts["state_bytes_per_sequence"].get<double>() / mebi);
+}
+
+// The feed-forward width at which `config` has as many parameters as `other`, to 0.5 %.
+Json match_parameters(Config config, const Config& other) {
+  constexpr double tolerance = 0.005;
+  constexpr std::int64_t step = 8;
+  std::int64_t& hidden = config.model.feed_forward.hidden;
+  const std::int64_t target = count_parameters(other.model);
+  const auto at = [&](std::int64_t channels) {
+    hidden = channels;
+    return count_parameters(config.model);
+  };
+  const std::int64_t least = at(step), slope = at(2 * step) - least;
+  WN_REQUIRE(target >= least,
+             "--match-parameters: the other model has {} parameters, but this one has {} even with a "
+             "feed-forward of {} channels; lower its width, layers or heads",
+             target, least, step);
+  const std::int64_t channels = step * (1 + (target - least + slope / 2) / slope), found = at(channels);
+  const double difference = static_cast<double>(found) / static_cast<double>(target) - 1.0;
+  WN_REQUIRE(
+      std::abs(difference) <= tolerance,
+      "--match-parameters: {} parameters at model.ffn.hidden = {} are the nearest to {}, {:.2f} % off; "
+      "a step of {} channels is {} parameters",
+      found, channels, target, 100.0 * difference, step, slope);
+  return {{"model.ffn.hidden", channels},
+          {"parameters", found},
+          {"other_parameters", target},
+          {"difference", difference}};
 }
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
@@ -84,6 +167,8 @@ void print_checkpoint(const Checkpoint& checkpoint) {
 ExitCode run(const Flags& flags, Invocation& invocation) {
   require_one_process(invocation, "inspect");
   if (std::filesystem::is_directory(flags.subject)) {
+    WN_REQUIRE(flags.match.empty(), "--match-parameters: needs a configuration, but {} is a checkpoint",
+               flags.subject);
     WN_REQUIRE(flags.overrides.empty(), "--set: changes a configuration, but {} is a checkpoint",
                flags.subject);
     const Checkpoint checkpoint(resolve_checkpoint(flags.subject));
@@ -93,7 +178,18 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
     return ExitCode::done;
   }
   WN_REQUIRE(!flags.verify, "--verify: checks a checkpoint, but {} is not a folder", flags.subject);
-  const Json facts = describe_model(load_config(flags.subject, flags.overrides));
+  const Config config = load_config(flags.subject, flags.overrides);
+  if (!flags.match.empty()) {
+    const Json match = match_parameters(config, load_config(flags.match));
+    flags.json
+        ? fmt::print("{}\n", match.dump(2))
+        : fmt::print("--set model.ffn.hidden={}   # {} parameters against {}, {:+.2f} %\n",
+                     match["model.ffn.hidden"].get<std::int64_t>(), match["parameters"].get<std::int64_t>(),
+                     match["other_parameters"].get<std::int64_t>(),
+                     100.0 * match["difference"].get<double>());
+    return ExitCode::done;
+  }
+  const Json facts = describe_model(config);
   flags.json ? fmt::print("{}\n", facts.dump(2)) : print_model(facts);
   return ExitCode::done;
 }
@@ -103,13 +199,17 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
 Command add_inspect(CLI::App& program) {
   auto flags = std::make_shared<Flags>();
   CLI::App* app = program.add_subcommand(
-      "inspect", "Parameters and FLOPs of a configuration, or the contents of a checkpoint");
+      "inspect", "Parameters, FLOPs and memory of a configuration, or the contents of a checkpoint");
   app->add_option("SUBJECT", flags->subject, "Configuration file, checkpoint folder or run folder")
       ->required();
   app->add_option("--set", flags->overrides, "Override a key of the configuration")
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->take_all();
+  app->add_option(
+         "--match-parameters", flags->match,
+         "Print the feed-forward width at which the configuration has as many parameters as this one")
+      ->type_name("CONFIG");
   app->add_flag("--json", flags->json, "Print JSON");
   app->add_flag("--verify", flags->verify, "Check every hash of a checkpoint");
   return {app, [flags](Invocation& invocation) { return run(*flags, invocation); }};

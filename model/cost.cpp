@@ -1,4 +1,4 @@
-#include "model/flops.h"
+#include "model/cost.h"
 
 #include <algorithm>
 
@@ -88,15 +88,38 @@ double fusion_flops(const ModelConfig& config, std::int64_t layer, std::int64_t 
 
 }  // namespace
 
-double forward_flops_per_token(const ModelConfig& config, std::int64_t sequence_length) {
+ForwardFlops forward_flops(const ModelConfig& config, std::int64_t sequence_length) {
   const auto C = static_cast<double>(config.width);
   const auto hidden = static_cast<double>(config.feed_forward.resolved_hidden(config.width));
   const double matrices = config.feed_forward.kind == FeedForwardKind::swiglu ? 3.0 : 2.0;
-  double total = 2.0 * C * static_cast<double>(config.vocab_size);
-  for (std::int64_t l = 0; l < config.layers; ++l)
-    total += attention_flops(config, l, sequence_length) + state_flops(config, l) +
-             fusion_flops(config, l, sequence_length) + 2.0 * matrices * C * hidden;
-  return total;
+  ForwardFlops flops{.head = 2.0 * C * static_cast<double>(config.vocab_size)};
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    flops.attention += attention_flops(config, l, sequence_length);
+    flops.state += state_flops(config, l);
+    flops.fusion += fusion_flops(config, l, sequence_length);
+    flops.feed_forward += 2.0 * matrices * C * hidden;
+  }
+  return flops;
+}
+
+SequenceBytes sequence_bytes(const ModelConfig& config, std::int64_t sequence_length) {
+  constexpr double element = 4.0;
+  const auto C = static_cast<double>(config.width), T = static_cast<double>(sequence_length);
+  const auto d = static_cast<double>(config.attention.head_size),
+             N = static_cast<double>(config.state.head_size);
+  SequenceBytes bytes;
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    const std::int64_t window = config.attention.window_of(l);
+    const double keys = window > 0 ? std::min(T, static_cast<double>(window - 1)) : T;
+    double kv_heads =
+        config.has_attention(l) ? static_cast<double>(config.attention.resolved_kv_heads()) : 0.0;
+    if (config.is_hybrid(l) && config.middle.mode == MiddleMode::key)
+      kv_heads += static_cast<double>(config.middle.resolved_heads(config.attention));
+    bytes.key_value_cache += element * 2.0 * kv_heads * d * keys;
+    if (config.has_state(l)) bytes.states += element * (static_cast<double>(config.state.heads) * N * N + C);
+    if (config.feed_forward.kind == FeedForwardKind::rwkv) bytes.states += element * C;
+  }
+  return bytes;
 }
 
 }  // namespace wuneng::model
