@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/randint.h>
 #include <benchmark/benchmark.h>
+#include <malloc.h>
 
 #include <cstdlib>
 
@@ -43,7 +44,9 @@ BENCHMARK(QuickstartMicroBatch)->UseRealTime()->Unit(benchmark::kMillisecond);
 }  // namespace
 
 int main(int argc, char** argv) {
-  setenv("MKL_CBWR", "AUTO,STRICT", 0);
+  setenv("MKL_CBWR", "AUTO,STRICT", 0);  // as in trainer/main.cpp
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
   const char* threads = std::getenv("WUNENG_BENCH_THREADS");
   at::set_num_threads(threads ? std::atoi(threads) : 1);
   benchmark::Initialize(&argc, argv);

@@ -5,6 +5,8 @@
 // measured in the same run), and the GPU's matrix with the batch and the heads cut down to one or two, which
 // leaves the time of a token-head as it is. On CUDA: the whole matrix in bfloat16 and float32.
 #include <ATen/Context.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/unique_dim.h>
@@ -75,16 +77,32 @@ double peer_seconds(const Shape& s, bool backward) {
   return best;
 }
 
+// Bytes per second of a large copy on the device, what it reads and what it writes.
+double copy_bandwidth(const at::TensorOptions& options) {
+  static const double bandwidth = [&] {
+    const at::Tensor from = at::ones({64 << 20}, options.dtype(at::kFloat)), to = at::empty_like(from);
+    const double bytes = 2.0 * static_cast<double>(from.nbytes());
+    return bytes / fastest(10, [&] {
+             to.copy_(from);
+             if (to.is_cuda()) to[0].item();  // waits for the device
+           });
+  }();
+  return bandwidth;
+}
+
 // The recurrence's multiplications and additions, and the bytes that must move: the inputs, y and, backward,
-// all of these again, the inputs once more and their gradients.
-void report(benchmark::State& state, const Shape& s, double element_bytes, bool backward) {
+// all of these again, the inputs once more and their gradients. The floor is the time that a copy of those
+// bytes takes on the same device.
+void report(benchmark::State& state, const Shape& s, const at::TensorOptions& options, bool backward) {
+  const double bytes = s.token_heads() * static_cast<double>(s.N) *
+                       static_cast<double>(options.dtype().itemsize()) * (backward ? 20 : 7);
   const auto rate = benchmark::Counter::kIsIterationInvariantRate;
   const double N = static_cast<double>(s.N);
   state.counters["us/token-head"] = benchmark::Counter(
       s.token_heads() / 1e6, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
   state.counters["GFLOP/s"] = benchmark::Counter(s.token_heads() * 9e-9 * N * N * (backward ? 3 : 1), rate);
-  state.counters["GB/s"] =
-      benchmark::Counter(s.token_heads() * 1e-9 * N * element_bytes * (backward ? 20 : 7), rate);
+  state.counters["GB/s"] = benchmark::Counter(bytes * 1e-9, rate);
+  state.counters["of_floor"] = benchmark::Counter(bytes / copy_bandwidth(options), rate);
   state.SetLabel(backward ? "forward and backward" : "forward");
 }
 
@@ -95,7 +113,7 @@ void alone(benchmark::State& state, const Shape& s, const at::TensorOptions& opt
   const at::Tensor cotangent = backward ? at::randn({s.B, s.T, s.H, s.N}).to(options) : at::Tensor();
   const Op op = ours(s);
   for (auto _ : state) step(op, in, cotangent);
-  report(state, s, static_cast<double>(in[0].element_size()), backward);
+  report(state, s, options, backward);
 }
 
 // The bars: at least 10 times as fast as the peer forward, 8 times forward and backward.
