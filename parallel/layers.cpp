@@ -9,6 +9,7 @@
 
 #include "common/check.h"
 #include "common/hash.h"
+#include "kernels/op.h"
 #include "parallel/collectives.h"
 
 namespace wuneng::parallel {
@@ -18,14 +19,10 @@ constexpr OptimizerGroup matrix_group{.weight_decay = true, .lr_scale = 1.0};
 
 at::Tensor zeros(at::IntArrayRef shape, std::uint64_t) { return at::zeros(shape, at::kFloat); }
 
-c10::optional<at::Tensor> optional(const at::Tensor& x) {
-  return x.defined() ? c10::optional<at::Tensor>(x) : c10::nullopt;
-}
-
 }  // namespace
 
 at::Tensor ColumnLinear::operator()(const at::Tensor& x) const {
-  return at::linear(x, weight, optional(bias));
+  return at::linear(x, weight, kernels::optional(bias));
 }
 
 at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs) const {
