@@ -2,13 +2,16 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/sum.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/cuda_launch.h"
+#include "kernels/linear_cross_entropy_launch.h"
 #include "kernels/op.h"
-#include "kernels/vector_math.h"
 
 namespace wuneng::kernels {
 namespace {
@@ -16,132 +19,176 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr std::int64_t block_bytes = 32 << 20;  // of logits held at once
+constexpr const char* op = "linear_cross_entropy";
+
+// Of logits held at once. On CUDA a thin block would spend its time on reading and writing the weight's
+// gradient, which every block adds to.
+constexpr std::int64_t cpu_block_bytes = 32 << 20, cuda_block_bytes = 256 << 20;
+constexpr std::int64_t largest_vocabulary = 1 << 24;  // on CUDA, whose kernel counts columns in a float
+
+// float32 for bfloat16: of logits, losses, and the gradients until they are complete.
+at::TensorOptions wide(const at::Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 ? x.options().dtype(at::kFloat) : x.options();
+}
 
 // Tokens per block: fixed by the shape, so that the sums over blocks are too.
-std::int64_t tokens_per_block(std::int64_t V, std::int64_t element_bytes) {
-  const std::int64_t rows = block_bytes / (V * element_bytes) / row_block * row_block;
-  return std::clamp<std::int64_t>(rows, row_block, 4096);
+std::int64_t tokens_per_block(const at::Tensor& hidden, std::int64_t V) {
+  const std::int64_t bytes = hidden.is_cuda() ? cuda_block_bytes : cpu_block_bytes,
+                     row = V * static_cast<std::int64_t>(wide(hidden).dtype().itemsize());
+  return std::clamp<std::int64_t>(bytes / row / row_block * row_block, row_block, 4096);
 }
 
-template <class T>
-struct Row {
-  T log_sum, most;  // log sum exp and maximum of the logits
-};
-
-template <class T>
-WUNENG_INLINE Row<T> describe_row(const T* logits, std::int64_t V) {
-  T lanes[16];
-  for (T& lane : lanes) lane = logits[0];
-  std::int64_t i = 0;
-  for (; i + 16 <= V; i += 16)
-    for (int l = 0; l < 16; ++l) lanes[l] = logits[i + l] > lanes[l] ? logits[i + l] : lanes[l];
-  for (; i < V; ++i) lanes[0] = logits[i] > lanes[0] ? logits[i] : lanes[0];
-  T most = lanes[0];
-  for (const T lane : lanes) most = lane > most ? lane : most;
-  const T log_sum =
-      most + std::log(lane_sum<T>(V, [&](std::int64_t j) { return exponential(logits[j] - most); }));
-  return {log_sum, most};
+// Matrices [rows, V] whose rows all begin at a multiple of 16 bytes, in float32 and in bfloat16.
+at::Tensor aligned_rows(std::int64_t rows, std::int64_t V, const at::TensorOptions& options) {
+  return at::empty({rows, (V + 7) / 8 * 8}, options).narrow(1, 0, V);
 }
 
-template <class T>
-struct Task {
-  std::int64_t vocab, V;
-  T z_loss, pull;
-  bool gradient;
+// out = a b and out += a b, summed and kept in out's dtype (LibTorch has sums wider than the factors on CUDA
+// alone).
+void product(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  if (out.scalar_type() == a.scalar_type())
+    at::mm_out(out, a, b);
+  else
+    at::mm_out(out, a, b, out.scalar_type());
+}
+void add_product(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
+  if (out.scalar_type() == a.scalar_type())
+    out.addmm_(a, b);
+  else
+    at::addmm_out(out, out, a, b, out.scalar_type());
+}
+
+// ------------------------------------------------------------- a block of tokens ----
+
+struct Problem {
+  at::Tensor hidden, weight, targets;
+  std::int64_t vocab;
+  LogitPenalties penalties;
 };
 
-// One token: its loss and, added to *objective, its share of the objective; the logits become their gradient.
-#define WUNENG_LINEAR_CROSS_ENTROPY_ROW(T)                                                                  \
-  WUNENG_SIMD T token_loss(const Task<T>& task, std::int64_t target, T* logits, T* objective) {             \
-    const Row<T> row = describe_row(logits, task.vocab);                                                    \
-    const T loss = row.log_sum - logits[target];                                                            \
-    *objective = loss + task.z_loss * row.log_sum * row.log_sum + task.pull * row.most * row.most / T(2);   \
-    if (!task.gradient) return loss;                                                                        \
-    std::int64_t largest = 0;                                                                               \
-    while (logits[largest] != row.most) ++largest;                                                          \
-    const T scale = T(1) + T(2) * task.z_loss * row.log_sum;                                                \
-    for (std::int64_t i = 0; i < task.vocab; ++i) logits[i] = scale * exponential(logits[i] - row.log_sum); \
-    for (std::int64_t i = task.vocab; i < task.V; ++i) logits[i] = T(0);                                    \
-    logits[target] -= T(1);                                                                                 \
-    logits[largest] += task.pull * row.most;                                                                \
-    return loss;                                                                                            \
+// Losses and objectives [n]; the gradients are undefined where none is wanted.
+struct Results {
+  at::Tensor losses, objectives, d_hidden, d_weight;
+};
+
+// The logits of the tokens from `first` on, and their gradient.
+struct LogitBlock {
+  at::Tensor logits, gradient;
+  std::int64_t first;
+};
+
+template <class Logit, class Element>
+LogitRows<Logit, Element> rows_of(const Problem& p, const Results& out, const LogitBlock& block) {
+  return {input<Logit>(block.logits),
+          output<Element>(block.gradient),
+          input<std::int64_t>(p.targets) + block.first,
+          output<Logit>(out.losses) + block.first,
+          output<Logit>(out.objectives) + block.first,
+          block.logits.size(0),
+          p.vocab,
+          block.logits.size(1),
+          block.logits.stride(0),
+          static_cast<Logit>(p.penalties.z_loss),
+          static_cast<Logit>(p.penalties.pull)};
+}
+
+// Losses, objectives and the gradient of the logits.
+void run_rows(const Problem& p, const Results& out, const LogitBlock& block) {
+  if (p.hidden.is_cuda())
+    cuda_launch(op, p.hidden, [&]<class Element>(void* stream) {
+      return logit_rows_cuda(rows_of<float, Element>(p, out, block), stream);
+    });
+  else
+    AT_DISPATCH_FLOATING_TYPES(p.hidden.scalar_type(), op, [&] {
+      const auto rows = rows_of<scalar_t, scalar_t>(p, out, block);
+      for_row_blocks(rows.rows, [&](std::int64_t, std::int64_t first, std::int64_t last) {
+        logit_rows(rows, first, last);
+      });
+    });
+}
+
+void run(const Problem& p, const Results& out) {
+  const std::int64_t n = p.hidden.size(0), V = p.weight.size(0),
+                     step = std::min(n, tokens_per_block(p.hidden, V));
+  const at::Tensor logits = aligned_rows(step, V, wide(p.hidden));
+  at::Tensor gradient;  // in place where it has the logits' dtype
+  if (out.d_weight.defined())
+    gradient =
+        p.hidden.scalar_type() == logits.scalar_type() ? logits : aligned_rows(step, V, p.hidden.options());
+  for (std::int64_t first = 0; first < n; first += step) {
+    const std::int64_t count = std::min(step, n - first);
+    const auto part = [&](const at::Tensor& x, std::int64_t from) {
+      return x.defined() ? x.narrow(0, from, count) : x;
+    };
+    const at::Tensor h = part(p.hidden, first);
+    const LogitBlock block{part(logits, 0), part(gradient, 0), first};
+    product(block.logits, h, p.weight.t());
+    run_rows(p, out, block);
+    if (!gradient.defined()) continue;
+    product(part(out.d_hidden, first), block.gradient, p.weight);
+    if (first == 0)
+      product(out.d_weight, block.gradient.t(), h);
+    else
+      add_product(out.d_weight, block.gradient.t(), h);
   }
-WUNENG_LINEAR_CROSS_ENTROPY_ROW(float)
-WUNENG_LINEAR_CROSS_ENTROPY_ROW(double)
-#undef WUNENG_LINEAR_CROSS_ENTROPY_ROW
-
-// The logits of a block of tokens, in place, with their losses and objectives.
-template <class T>
-void block_losses(const Task<T>& task, const std::int64_t* targets, at::Tensor& logits, T* losses,
-                  T* objectives) {
-  T* rows = logits.mutable_data_ptr<T>();
-  for_row_blocks(logits.size(0), [&](std::int64_t, std::int64_t first, std::int64_t last) {
-    for (std::int64_t i = first; i < last; ++i) {
-      losses[i] = objectives[i] = T(0);
-      if (targets[i] >= 0)
-        losses[i] = token_loss(task, targets[i], rows + i * task.V, objectives + i);
-      else if (task.gradient)
-        std::fill_n(rows + i * task.V, task.V, T(0));
-    }
-  });
 }
 
-struct Gradients {
-  at::Tensor hidden, weight;
-};
+// ------------------------------------------------------------------------ autograd ----
 
-// Writes losses and objectives [n], and gradients where they are defined.
-void run(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, std::int64_t vocab,
-         LogitPenalties penalties, const at::Tensor& losses, const at::Tensor& objectives,
-         const Gradients& d) {
-  const std::int64_t n = hidden.size(0), V = weight.size(0),
-                     step = std::min(n, tokens_per_block(V, hidden.element_size()));
-  const at::Tensor buffer = at::empty({step, V}, hidden.options());
-  at::Tensor d_weight = d.weight;
-  AT_DISPATCH_FLOATING_TYPES(hidden.scalar_type(), "linear_cross_entropy", [&] {
-    const Task<scalar_t> task{vocab, V, static_cast<scalar_t>(penalties.z_loss),
-                              static_cast<scalar_t>(penalties.pull), d_weight.defined()};
-    for (std::int64_t first = 0; first < n; first += step) {
-      const std::int64_t count = std::min(step, n - first);
-      const at::Tensor h = hidden.narrow(0, first, count);
-      at::Tensor logits = buffer.narrow(0, 0, count);
-      at::mm_out(logits, h, weight.t());
-      block_losses(task, targets.const_data_ptr<std::int64_t>() + first, logits,
-                   losses.mutable_data_ptr<scalar_t>() + first,
-                   objectives.mutable_data_ptr<scalar_t>() + first);
-      if (!task.gradient) continue;
-      at::Tensor d_hidden = d.hidden.narrow(0, first, count);
-      at::mm_out(d_hidden, logits, weight);
-      d_weight.addmm_(logits.t(), h);
-    }
-  });
-}
-
+// The gradients wait in the context. The backward pass takes them out and scales them in place: a second
+// copy of the weight's would be the largest tensor here.
 struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
   static variable_list forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& weight,
                                const at::Tensor& targets, std::int64_t vocab, double z_loss, double pull,
                                bool differentiable) {
-    const at::Tensor losses = at::empty({hidden.size(0)}, hidden.options()),
-                     objectives = at::empty_like(losses);
-    Gradients d;
-    if (differentiable) d = {at::empty_like(hidden), at::zeros_like(weight)};
-    run(hidden, weight, targets, vocab, {z_loss, pull}, losses, objectives, d);
-    if (differentiable) context->save_for_backward({d.hidden, d.weight});
+    const at::Tensor losses = at::empty({hidden.size(0)}, wide(hidden)), objectives = at::empty_like(losses);
+    Results out{losses, objectives, {}, {}};
+    if (differentiable) {
+      out.d_hidden = at::empty_like(hidden, wide(hidden));
+      out.d_weight = at::empty_like(weight, wide(weight));
+    }
+    run({hidden, weight, targets, vocab, {z_loss, pull}}, out);
+    if (differentiable) {
+      context->saved_data["hidden"] = out.d_hidden;
+      context->saved_data["weight"] = out.d_weight;
+      context->saved_data["dtype"] = static_cast<std::int64_t>(hidden.scalar_type());
+    }
     context->mark_non_differentiable({losses});
     return {sum_rows(objectives), losses};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const auto saved = context->get_saved_variables();
-    const at::Tensor& g = gradients[0];
-    return {saved[0].mul(g), saved[1].mul(g), at::Tensor(), at::Tensor(),
-            at::Tensor(),    at::Tensor(),    at::Tensor()};
+    WN_CHECK(!at::GradMode::is_enabled(), "{}: has no second derivative: backward() without create_graph",
+             op);
+    const at::Tensor d_hidden = scaled(take(context, "hidden"), gradients[0], context),
+                     d_weight = scaled(take(context, "weight"), gradients[0], context);
+    return {d_hidden, d_weight, {}, {}, {}, {}, {}};
   }
 
  private:
-  // In order, in double.
+  static at::Tensor take(AutogradContext* context, const char* name) {
+    const auto found = context->saved_data.find(name);
+    WN_CHECK(found != context->saved_data.end(),
+             "{}: a second backward pass over the same graph: its gradients were handed over to the first; "
+             "run the forward pass again",
+             op);
+    at::Tensor gradient = found->second.toTensor();
+    context->saved_data.erase(found);
+    return gradient;
+  }
+
+  // Rounded once, in the dtype of the inputs.
+  static at::Tensor scaled(at::Tensor gradient, const at::Tensor& by, AutogradContext* context) {
+    const auto dtype = static_cast<at::ScalarType>(context->saved_data["dtype"].toInt());
+    if (by.is_cpu() && by.item<double>() == 1.0) return gradient;  // as in training
+    if (gradient.scalar_type() == dtype) return gradient.mul_(by);
+    at::Tensor rounded = at::empty_like(gradient, gradient.options().dtype(dtype));
+    return at::mul_out(rounded, gradient, by);
+  }
+
+  // In double and in a fixed order.
   static at::Tensor sum_rows(const at::Tensor& objectives) {
+    if (objectives.is_cuda()) return at::sum(objectives, at::kDouble).to(objectives.scalar_type());
     const at::Tensor terms = objectives.to(at::kDouble);
     const auto* term = terms.const_data_ptr<double>();
     double sum = 0.0;
@@ -150,16 +197,18 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
   }
 };
 
-void check_targets(const at::Tensor& targets, std::int64_t n, std::int64_t vocab_size) {
-  WN_CHECK(targets.defined() && targets.device().is_cpu() && targets.is_contiguous() &&
-               targets.scalar_type() == at::kLong && targets.dim() == 1 && targets.size(0) == n,
-           "linear_cross_entropy: targets have shape {}, expected {} contiguous int64 on the CPU",
-           shape_text(targets), n);
+// Values are looked at on the CPU alone: on CUDA the host would have to wait for them.
+void check_targets(const at::Tensor& targets, const at::Tensor& hidden, std::int64_t vocab_size) {
+  const std::int64_t n = hidden.size(0);
+  WN_CHECK(targets.defined() && targets.is_contiguous() && targets.scalar_type() == at::kLong &&
+               targets.dim() == 1 && targets.size(0) == n,
+           "{}: targets have shape {}, expected {} contiguous int64", op, shape_text(targets), n);
+  check_device(op, "targets", targets, hidden);
+  if (!targets.is_cpu()) return;
   const auto* target = targets.const_data_ptr<std::int64_t>();
   for (std::int64_t i = 0; i < n; ++i)
-    WN_CHECK(target[i] < vocab_size,
-             "linear_cross_entropy: target {} at row {} is outside the vocabulary of {}", target[i], i,
-             vocab_size);
+    WN_CHECK(target[i] < vocab_size, "{}: target {} at row {} is outside the vocabulary of {}", op, target[i],
+             i, vocab_size);
 }
 
 }  // namespace
@@ -167,15 +216,16 @@ void check_targets(const at::Tensor& targets, std::int64_t n, std::int64_t vocab
 LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
                                         const at::Tensor& targets, std::int64_t vocab_size,
                                         LogitPenalties penalties) {
-  constexpr const char* op = "linear_cross_entropy";
   WN_CHECK(hidden.dim() == 2 && hidden.size(0) > 0, "{}: hidden has shape {}, expected [n, C]", op,
            shape_text(hidden));
   WN_CHECK(weight.dim() == 2 && vocab_size >= 1 && vocab_size <= weight.size(0),
            "{}: vocab_size = {} with a weight of shape {}, expected [V, {}]", op, vocab_size,
            shape_text(weight), hidden.size(1));
-  check_cpu_input(op, "hidden", hidden, hidden.sizes(), hidden);
-  check_cpu_input(op, "weight", weight, {weight.size(0), hidden.size(1)}, hidden);
-  check_targets(targets, hidden.size(0), vocab_size);
+  check_input(op, "hidden", hidden, hidden.sizes(), hidden);
+  check_input(op, "weight", weight, {weight.size(0), hidden.size(1)}, hidden);
+  WN_CHECK(hidden.is_cpu() || weight.size(0) <= largest_vocabulary,
+           "{}: weight has shape {}, at most {} rows on CUDA", op, shape_text(weight), largest_vocabulary);
+  check_targets(targets, hidden, vocab_size);
   const bool differentiable =
       at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
   const variable_list out = LinearCrossEntropyFunction::apply(

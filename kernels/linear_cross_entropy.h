@@ -1,7 +1,8 @@
 // The output head and its cross entropy as one operator, which never holds the logits of all tokens: they are
-// made block by block of tokens, and turned into their gradient in place. CPU, float32 and float64. In
-// float32 bits do not depend on the number of threads (with MKL_CBWR=AUTO,STRICT in the environment, for
-// LibTorch's products).
+// made block by block of tokens, and turned into their gradient on the spot. On the CPU in float32 and
+// float64; on CUDA in float32 and bfloat16, whose logits, losses and sums are in float32. The same bits each
+// time; on the CPU those of float32 do not depend on the number of threads (with MKL_CBWR=AUTO,STRICT in the
+// environment, for LibTorch's products).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -17,15 +18,18 @@ struct LogitPenalties {
 };
 
 struct LinearCrossEntropy {
+  // In the dtype of hidden, float32 for bfloat16.
   at::Tensor objective;  // scalar: the sum over tokens of loss and penalties; differentiable
   at::Tensor losses;     // [n] -log softmax(z)[target] of each token, in nats; not differentiable
 };
 
-// hidden [n, C], weight [V, C] contiguous: z = hidden weight^T. Columns from `vocab_size` up to V are padding
-// and take no part. targets [n] int64 on the CPU; a negative target means "not a real token": its loss,
-// penalties and gradient are zero. A target >= vocab_size throws Error. Differentiable in hidden and weight,
-// once: the gradients are made in the forward pass, where the logits are at hand, and take the place of n x V
-// numbers.
+// hidden [n, C], weight [V, C] contiguous: z = hidden weight^T. Columns from `vocab_size` up to V (at most
+// 2^24 on CUDA) are padding and take no part. targets [n] int64 on the device of hidden; a negative target
+// means "not a real token": its loss, penalties and gradient are zero. A target >= vocab_size throws Error on
+// the CPU; on CUDA, where the host would have to wait to see it, it makes NaN of the objective, of its
+// token's loss and gradient, and of the weight's gradient.
+// Differentiable in hidden and weight, once and by one backward pass: the gradients are made in the forward
+// pass, where the logits are at hand, take the place of n x V numbers, and are handed over.
 LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
                                         const at::Tensor& targets, std::int64_t vocab_size,
                                         LogitPenalties penalties = {});

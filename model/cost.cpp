@@ -44,7 +44,8 @@ double state_flops(const ModelConfig& config, std::int64_t layer) {
           ? 2.0 * static_cast<double>(config.attention.heads * config.attention.head_size) * N
           : 0.0;
   return 2.0 * C * H * N * projections + 2.0 * ranks * (C + H * N) + from_attention +
-         9.0 * H * N * N * reads + 2.0 * H * N * N * (reads - 1.0);  // WKV-7, and W between two reads
+         (9.0 + 2.0 * static_cast<double>(s.boundary_states)) * H * N * N * reads +
+         2.0 * H * N * N * (reads - 1.0);  // WKV-7, and W between two reads
 }
 
 // Of combining `heads` pairs of heads of sizes d and N: concat and gated read both, additive and gated lift.
@@ -86,6 +87,104 @@ double fusion_flops(const ModelConfig& config, std::int64_t layer, std::int64_t 
   return total;
 }
 
+// The channels per token below are those of the tensors that operators keep for their backward passes.
+
+double attention_channels(const ModelConfig& config, std::int64_t layer) {
+  const AttentionConfig& a = config.attention;
+  if (!config.has_attention(layer)) return 0.0;
+  const auto Q = static_cast<double>(a.heads * a.head_size),
+             K = static_cast<double>(a.resolved_kv_heads() * a.head_size);
+  const double before_norm = a.qk_norm ? Q + K : 0.0;
+  return Q + 2.0 * K + Q + before_norm;  // q, k, v as attention reads them, and its output
+}
+
+double state_channels(const ModelConfig& config, std::int64_t layer) {
+  const StateConfig& s = config.state;
+  if (!config.has_state(layer)) return 0.0;
+  const auto C = static_cast<double>(config.width), HN = static_cast<double>(s.heads * s.head_size),
+             n = static_cast<double>(s.boundary_states);
+  const bool residual = s.value_residual && layer != config.first_state_layer();
+  const auto rank = [&](init::LowRank kind) { return static_cast<double>(init::low_rank(kind, config)); };
+  const double ranks = rank(init::LowRank::decay) + rank(init::LowRank::rate) + rank(init::LowRank::gate) +
+                       (residual ? rank(init::LowRank::value) : 0.0);
+  // Shifted inputs: those of r, decay, rate and gate, and of k and v where something is made of them.
+  const bool own = s.kv == StateKv::own;
+  const double mixed = 4.0 + (own ? 2.0 : residual ? 1.0 : 0.0);
+  // r, k, v, gate, the logits of decay and rate; log decay, k', a, b; y. Mixed values and their logit.
+  const double heads = 11.0 + (residual ? 2.0 : 0.0);
+  // A read keeps one state of N x N per N tokens, and of n boundaries states, queries and what was read.
+  const double of_a_read = 1.0 + (n > 0.0 ? 3.0 * n + 3.0 : 0.0);
+  // Between two reads y and r; chunks of the second are copies beside those of the first.
+  const double between = n > 0.0 ? 4.0 : 2.0;
+  const double reads = s.read == StateRead::dual ? 2.0 * of_a_read + between : of_a_read;
+  const double output = config.is_hybrid(layer) ? 0.0 : HN;
+  return mixed * C + ranks + HN * (heads + reads) + output;
+}
+
+// Of `heads` pairs: the state heads chosen for them, both heads joined, the state head lifted, the gate.
+double pair_channels(double heads, double d, double N, bool joint, bool lift, bool chosen) {
+  return heads *
+         ((lift && chosen ? N : 0.0) + (joint ? d + N : 0.0) + (lift ? d : 0.0) + (joint && lift ? d : 0.0));
+}
+
+double middle_channels(const ModelConfig& config) {
+  const AttentionConfig& a = config.attention;
+  const std::int64_t heads = config.middle.resolved_heads(a);
+  const auto H = static_cast<double>(heads), d = static_cast<double>(a.head_size),
+             N = static_cast<double>(config.state.head_size);
+  const bool chosen = heads != config.state.heads;  // else the state heads themselves
+  const bool chosen_of_kind = heads / 3 != config.state.heads;
+  const double gated_attention = heads != a.heads ? d : 0.0;  // which attention heads a gate lets through
+  const double output = H * d * (config.middle.norm ? 2.0 : 1.0);
+  switch (config.middle.mode) {
+    case MiddleMode::none:
+      return 0.0;
+    case MiddleMode::concat:
+      return output + pair_channels(H, d, N, true, false, chosen);
+    case MiddleMode::additive:
+      return output + pair_channels(H, d, N, false, true, chosen);
+    case MiddleMode::gated:
+      return output + pair_channels(H, d, N, true, true, chosen) + H * gated_attention;
+    case MiddleMode::mixed:
+      return output + H / 3.0 *
+                          (pair_channels(1.0, d, N, true, false, chosen_of_kind) +
+                           pair_channels(1.0, d, N, false, true, chosen_of_kind) +
+                           pair_channels(1.0, d, N, true, true, chosen_of_kind) + d);
+    case MiddleMode::key:  // the lift; q, k, v, before a norm too
+      return output + H * ((chosen ? N : 0.0) + d + (config.attention.qk_norm ? 5.0 : 3.0) * d);
+  }
+  return 0.0;
+}
+
+double fusion_channels(const ModelConfig& config, std::int64_t layer) {
+  if (!config.is_hybrid(layer)) return 0.0;
+  const std::int64_t H_a = config.attention.heads, H_s = config.state.heads;
+  const auto d = static_cast<double>(config.attention.head_size),
+             N = static_cast<double>(config.state.head_size), A = static_cast<double>(H_a) * d,
+             R = static_cast<double>(H_s) * N;
+  const bool additive = config.fusion.mode == FusionMode::additive,
+             gated = config.fusion.mode == FusionMode::gated, scaled = config.fusion.alpha != Alpha::fixed,
+             all_paired = !(additive || gated) || H_a == H_s,
+             normal_read = !additive || config.state.value == StateValue::attention;
+  double total = config.fusion.attention_norm && normal_read ? A : 0.0;
+  if (scaled) total += R;      // what alpha multiplies
+  if (all_paired) total += R;  // what is read, if it is not chosen anew
+  if (additive || gated) total += A + pair_channels(static_cast<double>(H_a), d, N, gated, true, !all_paired);
+  return total + middle_channels(config);
+}
+
+double feed_forward_channels(const ModelConfig& config) {
+  const auto hidden = static_cast<double>(config.feed_forward.resolved_hidden(config.width));
+  switch (config.feed_forward.kind) {
+    case FeedForwardKind::swiglu:
+      return 3.0 * hidden;
+    case FeedForwardKind::rwkv:
+      return 2.0 * hidden + static_cast<double>(config.width);
+    default:
+      return 2.0 * hidden;
+  }
+}
+
 }  // namespace
 
 ForwardFlops forward_flops(const ModelConfig& config, std::int64_t sequence_length) {
@@ -102,6 +201,20 @@ ForwardFlops forward_flops(const ModelConfig& config, std::int64_t sequence_leng
   return flops;
 }
 
+ActivationBytes activation_bytes(const ModelConfig& config) {
+  constexpr double element = 4.0;
+  const double C = element * static_cast<double>(config.width);
+  ActivationBytes bytes{.residual = config.embedding_norm ? C : 0.0, .head = 2.0 * C};
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    bytes.residual += 4.0 * C;  // the stream before and after the mixer, and the norm of each
+    bytes.attention += element * attention_channels(config, l);
+    bytes.state += element * state_channels(config, l);
+    bytes.fusion += element * fusion_channels(config, l);
+    bytes.feed_forward += element * feed_forward_channels(config);
+  }
+  return bytes;
+}
+
 SequenceBytes sequence_bytes(const ModelConfig& config, std::int64_t sequence_length) {
   constexpr double element = 4.0;
   const auto C = static_cast<double>(config.width), T = static_cast<double>(sequence_length);
@@ -116,7 +229,10 @@ SequenceBytes sequence_bytes(const ModelConfig& config, std::int64_t sequence_le
     if (config.is_hybrid(l) && config.middle.mode == MiddleMode::key)
       kv_heads += static_cast<double>(config.middle.resolved_heads(config.attention));
     bytes.key_value_cache += element * 2.0 * kv_heads * d * keys;
-    if (config.has_state(l)) bytes.states += element * (static_cast<double>(config.state.heads) * N * N + C);
+    const auto H = static_cast<double>(config.state.heads),
+               n = static_cast<double>(config.state.boundary_states);
+    if (config.has_state(l)) bytes.states += element * (H * N * N + C);
+    if (config.has_state(l) && n > 0) bytes.states += element * H * (n * (N * N + N) + N);
     if (config.feed_forward.kind == FeedForwardKind::rwkv) bytes.states += element * C;
   }
   return bytes;

@@ -1,4 +1,5 @@
-// What a model costs: operations per token, and the memory that a sequence takes while text is generated.
+// What a model costs: operations per token, the memory of a training step's activations, and the memory that
+// a sequence takes while text is generated.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,17 @@ struct ForwardFlops {
   double total() const { return attention + state + fusion + feed_forward + head; }
 };
 ForwardFlops forward_flops(const ModelConfig& config, std::int64_t sequence_length);
+
+// Bytes per token that a forward pass in float32 keeps for the backward pass. Left out: a few numbers per row
+// (statistics of norms), and what a window, a capped score or documents inside a row add.
+struct ActivationBytes {
+  double residual = 0.0;  // the stream between mixers and feed-forwards, and its norms
+  double attention = 0.0, state = 0.0, fusion = 0.0, feed_forward = 0.0;
+  double head = 0.0;  // the fused loss keeps the gradient of its input, and no logits
+
+  double total() const { return residual + attention + state + fusion + feed_forward + head; }
+};
+ActivationBytes activation_bytes(const ModelConfig& config);
 
 // Bytes that a sequence of T tokens keeps between tokens, in float32: keys and values that later tokens may
 // still see, and the states with the last token that token shift looks back at.

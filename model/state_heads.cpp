@@ -8,6 +8,7 @@
 #include "kernels/state_head.h"
 #include "kernels/token_shift.h"
 #include "kernels/wkv7/wkv7.h"
+#include "model/boundary_states.h"
 #include "model/head_pairs.h"
 
 namespace wuneng::model {
@@ -116,14 +117,20 @@ at::Tensor StateHeads::operator()(const at::Tensor& x, const QueryKeyValue& proj
 
   const kernels::StateHeadInputs in =
       kernels::prepare_state_head(decay_logit, rate_logit, k, removal_, replacement_);
-  const auto read = [&](const at::Tensor& by) {
-    return kernels::wkv7(by, in.log_decay, in.k, v, in.a, in.b, state ? state->wkv : at::Tensor(),
-                         documents.starts());
+  const LayerState before = state ? *state : LayerState();
+  const auto read = [&](const at::Tensor& by) -> BoundaryRead {
+    if (config_.boundary_states > 0)
+      return read_with_boundaries(config_.boundary_states, by, in, v, documents, before.wkv,
+                                  before.boundaries);
+    const auto [y, final_state] =
+        kernels::wkv7(by, in.log_decay, in.k, v, in.a, in.b, before.wkv, documents.starts());
+    return {y, final_state, {}};
   };
-  kernels::Wkv7Output out = read(r);
+  BoundaryRead out = read(r);
   if (reread_.defined()) out = read(per_head_linear(out.y, reread_).contiguous());
   if (state) {
     state->wkv = out.final_state;
+    state->boundaries = out.memory;
     state->mixer_previous = x.select(1, T - 1);
   }
   // 64e-5 for heads of 64: the official code does not divide its read-out by N, and scales epsilon instead.

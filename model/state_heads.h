@@ -7,6 +7,7 @@
 //                     channels; each slice serves H_s N / (H_kv d) state heads
 //   value: attention  v_j += [A of state head j's group of H_a / H_s attention heads] U_j, U from 0
 //   read: dual        y = S W (S r), W [N, N] per head: what is read once asks again
+//   boundary_states   y also reads the states at the last chunk boundaries (boundary_states.h)
 //
 // Heads are split over the tensor group with everything per head; token-shift mixes and low-rank down-factors
 // are held by all ranks, which see their own heads' share of the gradient.

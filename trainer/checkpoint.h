@@ -28,9 +28,11 @@ struct Position {
 
 struct CheckpointInfo {
   Position position;
-  std::string config;           // resolved configuration, YAML
-  std::uint64_t data_hash = 0;  // of the training corpus
-  std::string tokenizer;        // JSON of the corpus' tokenizer; empty when unknown
+  std::string config;  // resolved configuration, YAML
+  // Of the training corpus. Says nothing while position.samples is 0, in a model that was imported: no data
+  // was read, and any corpus may follow.
+  std::uint64_t data_hash = 0;
+  std::string tokenizer;  // JSON of the corpus' tokenizer; empty when unknown
 };
 
 // "step-00001000".

@@ -116,6 +116,8 @@ std::vector<Key> head_keys() {
       {"model.state.read",
        choice<StateRead>(AT(model.state.read), {{"single", StateRead::single}, {"double", StateRead::dual}}),
        "", "how often the state is read: S r, or S W (S r)"},
+      {"model.state.boundary_states", IntegerKind{AT(model.state.boundary_states), 0, 64}, "states",
+       "a token also reads the last so many states that stood at a multiple of 64 tokens of its document"},
       {"model.state.value_residual", FlagKind{AT(model.state.value_residual)}, "",
        "values are mixed with those of the first layer that has state heads"},
       {"model.state.decay_rank", IntegerKind{AT(model.state.decay_rank), 1, million, or_auto}, "channels",

@@ -36,9 +36,9 @@ SavedModel::SavedModel(const Checkpoint& checkpoint, parallel::Communicator& ten
 
 const data::Tokenizer& SavedModel::require_tokenizer() const {
   WN_REQUIRE(tokenizer != nullptr,
-             "{}: the corpus that this model was trained on had no PREFIX.tokenizer.json, so text cannot "
-             "become tokens; tokenise with "
-             "wuneng tokenize before training",
+             "{}: this checkpoint has no tokenizer, so text cannot become tokens: its training corpus had no "
+             "PREFIX.tokenizer.json, or it was imported without one; tokenise with wuneng tokenize before "
+             "training, or import with --tokenizer",
              folder.string());
   return *tokenizer;
 }

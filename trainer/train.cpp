@@ -152,11 +152,18 @@ void Run::resume() {
   agree(world_.communicator(), [&] {
     if (newest.empty()) return;
     const Checkpoint checkpoint(newest);
-    WN_REQUIRE(checkpoint.info().data_hash == train_->tokens.hash(),
+    const bool imported = checkpoint.info().position.samples == 0;  // any corpus may follow
+    WN_REQUIRE(imported || checkpoint.info().data_hash == train_->tokens.hash(),
                "data.train = {}: is not the corpus that {} was trained on (its hash is {}, stored was {}); "
                "give the same tokens again, or "
                "start a new run with another --output",
                config_.data.train, newest, hex(train_->tokens.hash()), hex(checkpoint.info().data_hash));
+    const std::string &stored = checkpoint.info().tokenizer, ours = train_->tokenizer_text();
+    WN_REQUIRE(
+        !imported || stored.empty() || ours.empty() || stored == ours,
+        "data.train = {}: was made by another tokenizer than the one in {}, where its ids mean other "
+        "texts; make it with {}/tokenizer.json, or import the model with the --tokenizer of the corpus",
+        config_.data.train, newest, newest);
     checkpoint.load_model(model_tensors());
     checkpoint.load_optimizer(optimizer_->state());
     position_ = checkpoint.info().position;

@@ -1,4 +1,5 @@
-"""Times of WKV-7 on the GPU: ours, the memory floor of the same card, and fla's Triton kernels in the same process when they can be imported.
+"""Times of WKV-7 on the GPU: ours, the memory floor of the same card, and fla's Triton kernels in the same process when they can be imported;
+and of the output head with its loss: ours, and torch's two operators.
 
 Every time is the median of 50 runs between CUDA events, with the second-level cache flushed before each. Floor: the bytes that any implementation
 must move (inputs, outputs, gradients, a state per 64 tokens in bf16), at the bandwidth of a large copy on the same card.
@@ -203,4 +204,48 @@ def table(rows, bandwidth):
         floor, flops = s.floor_bytes()[1], s.flops()[1]
         lines.append(f"{place} {r.forward * 1e3:.3f} | {r.both * 1e3:.3f} | {r.both / s.token_heads() * 1e9:.2f} | {floor / r.both / 1e9:.0f} | {flops / r.both / 1e9:.0f} "
                      f"| {100 * floor / bandwidth / r.both:.0f} | {r.memory / 1e6:.0f} | {r.note} |")
+    return lines
+
+
+LOSS_V, LOSS_SHAPES = 65536, ((8192, 1024), (8192, 4096), (32768, 2048))  # tokens, C
+
+
+def loss_ops(targets):
+    """Who -> the sum of the losses of (hidden, weight). Ours has its logits in float32."""
+    functional = torch.nn.functional
+    return {
+        "ours": lambda h, w: torch.ops.wuneng.linear_cross_entropy(h, w, targets, LOSS_V)[0],
+        "torch: linear, cross_entropy": lambda h, w: functional.cross_entropy(functional.linear(h, w), targets, reduction="sum"),
+        "torch, logits converted to float32": lambda h, w: functional.cross_entropy(functional.linear(h, w).float(), targets, reduction="sum"),
+    }
+
+
+def measure_loss(clock, op, inputs):
+    """Seconds of forward and backward, and bytes at their peak beside the inputs."""
+
+    def both():
+        torch.autograd.grad(op(*inputs), inputs)
+
+    seconds = clock.seconds(both)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    both()
+    return seconds, torch.cuda.max_memory_allocated() - before
+
+
+def loss_table():
+    """Markdown. FLOP: three products of n, C and V each."""
+    clock = Clock()
+    lines = [f"| n, C (V = {LOSS_V}, bf16) | who | forward + backward ms | TFLOP/s | peak MiB | |", "|---|---|---|---|---|---|"]
+    for n, C in LOSS_SHAPES:
+        print(f"benchmark: loss, n {n}, C {C}", flush=True)
+        options = dict(device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        inputs = [torch.randn(n, C, **options), torch.nn.init.normal_(torch.empty(LOSS_V, C, **options), std=C**-0.5)]
+        for who, op in loss_ops(torch.randint(0, LOSS_V, (n,), device="cuda")).items():
+            try:
+                seconds, memory = measure_loss(clock, op, inputs)
+                lines.append(f"| {n}, {C} | {who} | {seconds * 1e3:.3f} | {6e-12 * n * C * LOSS_V / seconds:.0f} | {memory >> 20} | |")
+            except torch.OutOfMemoryError as error:
+                lines.append(f"| {n}, {C} | {who} | | | | out of memory: {str(error).splitlines()[0][:80]} |")
+            torch.cuda.empty_cache()
     return lines

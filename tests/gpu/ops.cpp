@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "common/check.h"
+#include "kernels/linear_cross_entropy.h"
 #include "kernels/state_head.h"
 #include "kernels/token_shift.h"
 #include "kernels/wkv7/wkv7.h"
@@ -44,6 +45,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> prepare_op(const at::
   return {out.log_decay, out.k, out.a, out.b};
 }
 
+std::tuple<at::Tensor, at::Tensor> linear_cross_entropy_op(const at::Tensor& hidden, const at::Tensor& weight,
+                                                           const at::Tensor& targets, std::int64_t vocab_size,
+                                                           double z_loss, double pull) {
+  const auto out = linear_cross_entropy(hidden, weight, targets, vocab_size, {z_loss, pull});
+  return {out.objective, out.losses};
+}
+
 // What every primitive of kernels/device/warp.cuh leaves in every register, as the current device computes
 // it.
 at::Tensor conformance_op() {
@@ -80,6 +88,10 @@ TORCH_LIBRARY(wuneng, m) {
       "Tensor bias, float eps) -> Tensor",
       finish_state_head);
   m.def("mix_values(Tensor v, Tensor first, Tensor logit) -> Tensor", mix_values);
+  m.def(
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, int vocab_size, float z_loss=0.0, "
+      "float pull=0.0) -> (Tensor objective, Tensor losses)",
+      linear_cross_entropy_op);
   m.def("conformance() -> Tensor", conformance_op);
 }
 

@@ -93,6 +93,15 @@ def mix_values(v, first, logit):
     return v + (first - v) * logit.sigmoid()
 
 
+def linear_cross_entropy(hidden, weight, targets, vocab_size, z_loss=0.0, pull=0.0):
+    """(the sum over tokens of loss and penalties, the loss of each)."""
+    logits, real = hidden @ weight[:vocab_size].T, targets >= 0
+    log_sum = logits.logsumexp(1)
+    losses = (log_sum - logits.gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1)) * real
+    penalties = z_loss * log_sum.square() + pull * logits.amax(1).square() / 2
+    return (losses + penalties * real).sum(), losses
+
+
 def error_ratio(x, reference):
     """Root mean square of the error over that of the reference; not a number when x is not finite."""
     x, reference = x.detach().double(), reference.detach().double()

@@ -19,11 +19,12 @@ import traceback
 import torch
 
 import benchmark
+import loss_checks
 import neighbour_checks
 import reference
 import wkv7_checks
 
-GROUPS = (("wkv7", wkv7_checks), ("neighbours", neighbour_checks))
+GROUPS = (("wkv7", wkv7_checks), ("neighbours", neighbour_checks), ("loss", loss_checks))
 OUR_KERNELS = ["--kernel-name", "kns=wuneng"]  # torch's own are not our business; but initcheck must see what they write
 SANITIZERS = {"memcheck": [*OUR_KERNELS, "--report-api-errors", "no"], "racecheck": OUR_KERNELS, "synccheck": OUR_KERNELS, "initcheck": []}
 
@@ -113,7 +114,8 @@ def check_lines(found):
 def benchmark_lines():
     rows, bandwidth, fla = benchmark.run()
     return ["## Benchmark", "", f"Copy bandwidth of this card: {bandwidth / 1e12:.2f} TB/s. {fla}. Median of {benchmark.RUNS} runs, cache flushed before each.", "",
-            *benchmark.table(rows, bandwidth), "", *benchmark.bars(rows, bandwidth), ""]
+            *benchmark.table(rows, bandwidth), "", *benchmark.bars(rows, bandwidth), "",
+            "Output head with its loss, the same clock:", "", *benchmark.loss_table(), ""]
 
 
 def run_all(arguments, lines):

@@ -1,146 +1,17 @@
 #include "model/language_model.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/randint.h>
 #include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <array>
-#include <cmath>
-
 #include "common/check.h"
 #include "model/generation.h"
+#include "tests/model/every_model.h"
 
 namespace wuneng::model {
 namespace {
-
-constexpr std::int64_t vocab = 50;
-
-ModelConfig tiny() {
-  ModelConfig config;
-  config.width = 64;
-  config.layers = 3;
-  config.vocab_size = vocab;
-  config.attention = {.heads = 4, .kv_heads = 2, .head_size = 16};
-  config.state.heads = 1;
-  return config;
-}
-
-ModelConfig transformer() {
-  ModelConfig config = tiny();
-  config.state.heads = 0;
-  return config;
-}
-
-ModelConfig rwkv7() {
-  ModelConfig config = tiny();
-  config.attention.heads = config.attention.kv_heads = 0;
-  config.feed_forward.kind = FeedForwardKind::rwkv;
-  config.norm = NormKind::layer;
-  config.embedding_norm = true;
-  config.init = InitKind::rwkv;
-  return config;
-}
-
-// A model whose zero-initialised parts are not zero, so that every path carries something.
-LanguageModel shaken(const ModelConfig& config, parallel::Communicator& group) {
-  LanguageModel model(config, group, 1);
-  const at::NoGradGuard no_grad;
-  std::int64_t seed = 0;
-  for (const parallel::Parameter& parameter : model.parameters()) {
-    const at::Tensor noise =
-        at::randint(-1000, 1001, parameter.value.sizes(), at::detail::createCPUGenerator(++seed), at::kFloat);
-    parameter.value.detach().add_(noise, 5e-5);
-  }
-  return model;
-}
-
-at::Tensor tokens(std::int64_t batch, std::int64_t length, std::uint64_t seed = 3) {
-  return at::randint(0, vocab, {batch, length}, at::detail::createCPUGenerator(seed), at::kLong);
-}
-
-double largest_difference(const at::Tensor& a, const at::Tensor& b) {
-  return a.sub(b).abs().max().item<double>();
-}
-
-// tiny() with one thing changed.
-template <class Change>
-ModelConfig with(Change change) {
-  ModelConfig config = tiny();
-  change(config);
-  return config;
-}
-
-ModelConfig fused(FusionMode mode, Alpha alpha = Alpha::layer) {
-  return with([&](ModelConfig& c) { c.fusion = {.mode = mode, .alpha = alpha}; });
-}
-
-ModelConfig middle(MiddleMode mode, FusionMode fusion = FusionMode::concat, bool norm = true) {
-  return with([&](ModelConfig& c) {
-    c.middle = {.mode = mode, .heads = 3, .norm = norm};
-    c.fusion.mode = fusion;
-  });
-}
-
-struct Named {
-  const char* name;
-  ModelConfig config;
-};
-void PrintTo(const Named& model, std::ostream* out) { *out << model.name; }
-
-const Named every_model[] = {
-    {"WuNeng", tiny()},
-    {"Transformer", transformer()},
-    {"Rwkv7", rwkv7()},
-    {"Additive", fused(FusionMode::additive, Alpha::fixed)},
-    {"Gated", fused(FusionMode::gated)},
-    {"AlphaPerHead", fused(FusionMode::concat, Alpha::head)},
-    {"MiddleConcat", middle(MiddleMode::concat)},
-    {"MiddleAdditiveInGated", middle(MiddleMode::additive, FusionMode::gated)},
-    {"MiddleGatedWithoutNorm", middle(MiddleMode::gated, FusionMode::concat, false)},
-    {"MiddleKey", middle(MiddleMode::key)},
-    {"MiddleMixedInAdditive", middle(MiddleMode::mixed, FusionMode::additive)},
-    {"Gpt2", with([](ModelConfig& c) {
-       c.state.heads = 0;
-       c.attention.positions = Positions::none;
-       c.learned_positions = 80;
-       c.biases = c.tied_head = true;
-       c.norm = NormKind::layer;
-       c.feed_forward.kind = FeedForwardKind::gelu;
-     })},
-    {"SharedKeysAndValues", with([](ModelConfig& c) {
-       c.attention = {.heads = 8, .kv_heads = 8, .head_size = 16};
-       c.state.heads = 4;
-       c.state.kv = StateKv::shared;
-       c.feed_forward.kind = FeedForwardKind::relu2;
-     })},
-    {"ValuesFromAttentionReadTwice", with([](ModelConfig& c) {
-       c.state.heads = 2;
-       c.state.value = StateValue::attention;
-       c.state.read = StateRead::dual;
-       c.state.value_residual = false;
-     })},
-    {"Pattern", with([](ModelConfig& c) { c.pattern = "ash"; })},
-    {"Window", with([](ModelConfig& c) {
-       c.attention.window = 9;
-       c.attention.global_every = 3;
-       c.middle = {.mode = MiddleMode::key, .heads = 2};
-     })},
-    {"SoftcapNoPositionsQkNorm", with([](ModelConfig& c) {
-       c.attention.softcap = 2.0;
-       c.attention.positions = Positions::none;
-       c.attention.qk_norm = true;
-     })},
-    {"WindowSoftcapScaledRope", with([](ModelConfig& c) {
-       c.attention.softcap = 5.0;
-       c.attention.window = 6;
-       c.attention.rope_scaling = RopeScaling::ntk;
-       c.attention.rope_factor = 4.0;
-     })},
-};
 
 class EveryModel : public testing::TestWithParam<Named> {
  protected:
@@ -248,27 +119,6 @@ TEST_P(EveryModel, EveryParameterHasAGradientWithinThreeSteps) {  // zero output
   for (const parallel::Parameter& p : fresh.parameters()) {
     ASSERT_TRUE(p.value.grad().defined()) << p.name;
     EXPECT_GT(p.value.grad().abs().max().item<double>(), 0.0) << p.name;
-  }
-}
-
-TEST_P(EveryModel, GradientsAreTheSlopesOfTheLoss) {
-  const at::Tensor ids = tokens(1, 12), targets = tokens(1, 12, 5);
-  const auto loss = [&] { return model.loss(ids, targets).objective.item<double>(); };
-  model.loss(ids, targets).objective.backward();
-  std::uint64_t seed = 100;
-  for (const parallel::Parameter& p : model.parameters()) {
-    // Along one random direction per parameter; float32 leaves about three digits of a difference quotient.
-    const at::Tensor direction =
-        at::randint(-1, 2, p.value.sizes(), at::detail::createCPUGenerator(++seed), at::kFloat);
-    const double slope = p.value.grad().mul(direction).to(at::kDouble).sum().item<double>();
-    const double size = std::sqrt(direction.square().sum().item<double>()), step = 2e-3 / std::max(1.0, size);
-    p.value.detach().add_(direction, step);
-    const double above = loss();
-    p.value.detach().add_(direction, -2 * step);
-    const double below = loss();
-    p.value.detach().add_(direction, step);
-    const double scale = p.value.grad().norm().item<double>() * size;
-    EXPECT_NEAR((above - below) / (2 * step), slope, 0.02 * scale + 2e-2 * size) << p.name;
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include "trainer/commands/commands.h"
 #include "trainer/export.h"
+#include "trainer/formats/format.h"
 
 namespace wuneng::trainer {
 
@@ -13,11 +14,8 @@ Command add_export(CLI::App& program) {
   CLI::App* app = program.add_subcommand("export", "Write a model for other programs");
   app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")
       ->required();
-  app->add_option("OUT", flags->out, "File to write (llama: folder)")->required();
-  app->add_option("--format", flags->format,
-                  "safetensors (any model), llama (plain Transformers, for transformers) or rwkv (plain "
-                  "RWKV-7, a .pth file for the rwkv package)")
-      ->capture_default_str();
+  app->add_option("OUT", flags->out, "File to write (llama, gpt2: folder)")->required();
+  app->add_option("--format", flags->format, formats_help())->capture_default_str();
   return {app, [flags](Invocation& invocation) {
             require_one_process(invocation, "export");
             const auto alone = parallel::make_single();

@@ -54,6 +54,7 @@ Json describe_model(const Config& config) {
   const std::int64_t T = config.data.sequence_length;
   const model::ForwardFlops flops = model::forward_flops(config.model, T);
   const model::SequenceBytes bytes = model::sequence_bytes(config.model, T);
+  const model::ActivationBytes activations = model::activation_bytes(config.model);
   Json facts{{"parameters", total},
              {"components", components},
              {"sequence_length", T},
@@ -65,6 +66,15 @@ Json describe_model(const Config& config) {
                {"fusion", flops.fusion},
                {"feed_forward", flops.feed_forward},
                {"head", flops.head}}},
+             {"activation_bytes_per_token", activations.total()},
+             {"activation_bytes",
+              {{"residual", activations.residual},
+               {"attention", activations.attention},
+               {"state", activations.state},
+               {"fusion", activations.fusion},
+               {"feed_forward", activations.feed_forward},
+               {"head", activations.head}}},
+             {"micro_batch", config.trainer.micro_batch},
              {"key_value_cache_bytes_per_sequence", bytes.key_value_cache},
              {"state_bytes_per_sequence", bytes.states},
              {"training_bytes", 16.0 * static_cast<double>(total)}};
@@ -72,6 +82,16 @@ Json describe_model(const Config& config) {
     facts["added_to_the_transformer"] =
         static_cast<double>(total) / static_cast<double>(count_parameters(*transformer)) - 1.0;
   return facts;
+}
+
+// "TITLE (attention 20.1 %, ...)": the parts in percent of their sum.
+void print_shares(const std::string& title, const Json& parts) {
+  double total = 0.0;
+  std::vector<std::string> shares;
+  for (const auto& [name, part] : parts.items()) total += part.get<double>();
+  for (const auto& [name, part] : parts.items())
+    shares.push_back(fmt::format("{} {:.1f} %", name, 100.0 * part.get<double>() / total));
+  fmt::print("{} ({})\n", title, fmt::join(shares, ", "));
 }
 
 void print_model(const Json& facts) {
@@ -88,19 +108,19 @@ void print_model(const Json& facts) {
   if (facts.contains("added_to_the_transformer"))
     fmt::print("state and middle heads add {:.1f} % to the Transformer that is left without them\n",
                100.0 * facts["added_to_the_transformer"].get<double>());
-  fmt::print("\nforward at T = {}: {:.2f} MFLOP per token (", facts["sequence_length"].get<std::int64_t>(),
-             facts["forward_flops_per_token"].get<double>() / 1e6);
-  const char* separator = "";
-  for (const auto& [name, flops] : facts["forward_flops"].items()) {
-    fmt::print("{}{} {:.1f} %", separator, name,
-               100.0 * flops.get<double>() / facts["forward_flops_per_token"].get<double>());
-    separator = ", ";
-  }
+  print_shares(
+      fmt::format("\nforward at T = {}: {:.2f} MFLOP per token", facts["sequence_length"].get<std::int64_t>(),
+                  facts["forward_flops_per_token"].get<double>() / 1e6),
+      facts["forward_flops"]);
   constexpr double mebi = 1024.0 * 1024.0;
+  const double micro_batch = facts["micro_batch"].get<double>(), T = facts["sequence_length"].get<double>();
+  fmt::print("memory: {:.2f} MiB of parameters, gradients and optimizer\n",
+             facts["training_bytes"].get<double>() / mebi);
+  print_shares(fmt::format("activations of a micro-batch of {} x {} tokens: {:.2f} MiB", micro_batch, T,
+                           facts["activation_bytes_per_token"].get<double>() * micro_batch * T / mebi),
+               facts["activation_bytes"]);
   fmt::print(
-      ")\nmemory: {:.2f} MiB of parameters, gradients and optimizer; per sequence of {} tokens while "
-      "generating {:.3f} MiB of keys and values, {:.3f} MiB of states\n",
-      facts["training_bytes"].get<double>() / mebi, facts["sequence_length"].get<std::int64_t>(),
+      "per sequence of {} tokens while generating: {:.3f} MiB of keys and values, {:.3f} MiB of states\n", T,
       facts["key_value_cache_bytes_per_sequence"].get<double>() / mebi,
       facts["state_bytes_per_sequence"].get<double>() / mebi);
 }

@@ -1,0 +1,120 @@
+// What linear_cross_entropy.h refuses and promises beyond its definition, which is tested in
+// elementwise_test.cpp, tests/gpu and emulated/.
+#include "kernels/linear_cross_entropy.h"
+
+#include <ATen/ops/randint.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "kernels/linear_cross_entropy_launch.h"
+#include "tests/kernels/compare.h"
+#include "tests/kernels/memory_meter.h"
+#include "tests/kernels/refusals.h"
+
+namespace wuneng::kernels::tests {
+namespace {
+
+struct Problem {
+  at::Tensor hidden, weight, targets;
+
+  at::Tensor objective(LogitPenalties penalties = {}) const {
+    return linear_cross_entropy(hidden, weight, targets, weight.size(0), penalties).objective;
+  }
+};
+
+Problem problem(std::int64_t n, std::int64_t V, std::int64_t C, at::ScalarType dtype = at::kFloat) {
+  return {normal({n, C}, 1, dtype).requires_grad_(), normal({V, C}, 2, dtype).requires_grad_(),
+          at::randint(0, V, {n}, at::detail::createCPUGenerator(3), at::kLong)};
+}
+
+void expect_says(const std::string& message, const std::string& wanted) {
+  EXPECT_NE(message.find(wanted), std::string::npos) << "'" << message << "' does not say '" << wanted << "'";
+}
+
+TEST(LinearCrossEntropyOp, HandsItsGradientsOverOnce) {
+  const Problem p = problem(5, 7, 4);
+  const at::Tensor objective = p.objective();
+  objective.backward({}, /*retain_graph=*/true);
+  const at::Tensor first = p.weight.grad().clone();
+  expect_says(refusal([&] { objective.backward(); }), "a second backward pass");
+  EXPECT_TRUE(p.weight.grad().equal(first));
+  expect_says(refusal([&] {
+                torch::autograd::grad({p.objective()}, {p.weight}, {}, /*retain_graph=*/{},
+                                      /*create_graph=*/true);
+              }),
+              "no second derivative");
+}
+
+TEST(LinearCrossEntropyOp, ScalesItsGradientsByTheCotangent) {
+  const Problem p = problem(40, 300, 8, at::kDouble);
+  const LogitPenalties penalties{.z_loss = 1e-2, .pull = 3e-2};
+  const auto gradient = [&](const at::Tensor& objective) {
+    return torch::autograd::grad({objective}, {p.weight})[0];
+  };
+  const at::Tensor one = gradient(p.objective(penalties)), third = gradient(p.objective(penalties).div(3.0));
+  EXPECT_LT(error_ratio(third.mul(3.0), one), 1e-14);
+}
+
+TEST(LinearCrossEntropyOp, HoldsABlockOfLogitsAndEachGradientOnce) {
+  const Problem p = problem(2000, 20000, 8);
+  const MemoryMeter meter = metered([&] { p.objective().div(2.0).backward(); });
+  const auto gradients = static_cast<std::int64_t>(p.hidden.nbytes() + p.weight.nbytes());
+  EXPECT_EQ(meter.alive, gradients);
+  EXPECT_LT(meter.peak, gradients + (33 << 20));  // all logits would be 153 MiB
+  EXPECT_GT(meter.peak, 20 << 20);                // it does measure
+}
+
+TEST(LinearCrossEntropyOp, LogitsThatAreNoNumberShow) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble})
+    for (const float bad : {std::nanf(""), -std::nanf(""), HUGE_VALF}) {
+      const Problem p = problem(3, 50, 4, dtype);
+      p.hidden.detach()[1].fill_(bad);
+      const LinearCrossEntropy out =
+          linear_cross_entropy(p.hidden, p.weight, p.targets, 50, {.z_loss = 1e-2, .pull = 1e-2});
+      out.objective.backward();
+      EXPECT_TRUE(out.objective.isnan().item<bool>());
+      for (int i = 0; i < 3; ++i) EXPECT_EQ(out.losses[i].isnan().item<bool>(), i == 1);
+      EXPECT_TRUE(p.weight.grad().isnan().all().item<bool>());
+    }
+}
+
+// The sum of a loss near 1 and a logit near 10^4 would have three digits.
+TEST(LinearCrossEntropyOp, LargeLogitsCostNoDigits) {
+  constexpr std::int64_t rows = 4, V = 1003;
+  const std::vector<std::int64_t> targets{0, 1002, 500, 7};
+  for (const double shift : {1e4, -1e4}) {
+    at::Tensor logits = normal({rows, V}, 5).add(shift).to(at::kFloat);
+    const at::Tensor z = logits.to(at::kDouble), softmax = z.softmax(1);
+    std::vector<float> losses(rows), objectives(rows);
+    auto* data = logits.mutable_data_ptr<float>();
+    logit_rows({data, data, targets.data(), losses.data(), objectives.data(), rows, V, V, V, 0.0f, 0.0f}, 0,
+               rows);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const double loss = -std::log(softmax[i][targets[i]].item<double>());
+      EXPECT_NEAR(losses[i], loss, 1e-6 * loss);
+      softmax[i][targets[i]].sub_(1.0);
+    }
+    EXPECT_LT(error_ratio(logits, softmax), 1e-6);
+  }
+}
+
+TEST(LinearCrossEntropyOp, RefusesWhatCudaCannotTake) {
+  const at::Tensor hidden = pretended_cuda({2, 8}, at::kBFloat16), targets = pretended_cuda({2}, at::kLong);
+  const auto refused = [&](const at::Tensor& h, const at::Tensor& w, const at::Tensor& t,
+                           const std::string& message) {
+    return cuda_refusal([&] { linear_cross_entropy(h, w, t, 5); }, message);
+  };
+  const at::Tensor weight = pretended_cuda({5, 8}, at::kBFloat16);
+  EXPECT_EQ(refused(hidden, weight, at::zeros({2}, at::kLong), "targets is on cpu"), "");
+  EXPECT_EQ(refused(hidden, pretended_cuda({5, 8}, at::kFloat), targets, "weight has dtype Float"), "");
+  EXPECT_EQ(refused(hidden, pretended_cuda({5, 8}, at::kBFloat16, 2), targets, "weight begins 2 bytes past"),
+            "");
+  EXPECT_EQ(
+      refused(hidden, pretended_cuda({(1 << 24) + 1, 8}, at::kBFloat16), targets, "at most 16777216 rows"),
+      "");
+  EXPECT_EQ(refused(hidden.to("meta"), weight, targets, "expected the CPU or CUDA"), "");
+}
+
+}  // namespace
+}  // namespace wuneng::kernels::tests

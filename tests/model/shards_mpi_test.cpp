@@ -1,0 +1,92 @@
+// The layers of every model with their heads split over the ranks against the same layers whole: outputs, and
+// the gradients of inputs and parameters.
+#include <ATen/ops/tensor.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "tests/model/every_model.h"
+#include "tests/support/world.h"
+
+namespace wuneng::model {
+namespace {
+
+constexpr double bar = 1e-11;
+
+// The same kinds of heads in numbers that four ranks can share; shared keys come in whole slices.
+ModelConfig divisible(ModelConfig config) {
+  if (config.attention.heads > 0) config.attention.heads = 8, config.attention.kv_heads = 4;
+  if (config.state.heads > 0) config.state.heads = 4;
+  if (config.state.kv == StateKv::shared) config.attention.head_size = config.state.head_size;
+  if (config.middle.mode != MiddleMode::none)
+    config.middle.heads = config.middle.mode == MiddleMode::mixed ? 12 : 4;
+  return config;
+}
+
+at::Tensor noise(at::IntArrayRef shape, std::uint64_t seed) {
+  return at::randint(-1000, 1001, shape, at::detail::createCPUGenerator(seed), at::kDouble).mul(1e-3);
+}
+
+at::Tensor part_of(const at::Tensor& whole, const parallel::Parameter& p) {
+  return p.shard_dim < 0 ? whole : whole.narrow(p.shard_dim, p.shard_begin, p.value.size(p.shard_dim));
+}
+
+// Mixers and feed-forwards without norms, in float64; the noise that is added to a parameter is that of the
+// whole.
+struct Layers {
+  parallel::Parameters parameters;
+  std::vector<Mixer> mixers;
+  std::vector<FeedForward> feed_forwards;
+  at::Tensor out, input;
+
+  Layers(const ModelConfig& config, parallel::Communicator& group) {
+    const parallel::LayerBuilder builder(parameters, group, 1);
+    for (std::int64_t l = 0; l < config.layers; ++l) {
+      const parallel::LayerBuilder layer = builder.in(fmt::format("{}", l));
+      mixers.emplace_back(config, init::Depth{l, config.layers}, layer);
+      feed_forwards.emplace_back(config, init::Depth{l, config.layers}, layer.in("ffn"));
+    }
+    std::uint64_t seed = 0;
+    for (const parallel::Parameter& p : parameters) {
+      const at::Tensor added = part_of(noise(p.global_shape, ++seed), p).mul(0.05);
+      p.value.set_data(p.value.detach().to(at::kDouble).add(added));
+    }
+    run(config);
+    for (const parallel::Parameter& p : parameters)
+      if (p.partial_gradient) group.all_reduce_sum(p.value.grad());
+  }
+
+  void run(const ModelConfig& config) {
+    input = noise({2, 14, config.width}, 100).requires_grad_();
+    const Documents documents(2, 14, at::tensor({std::int64_t{5}}), 0, {});
+    at::Tensor h = input, first_values;
+    for (std::size_t l = 0; l < mixers.size(); ++l) {
+      h = h.add(mixers[l](h, documents, nullptr, first_values));
+      h = h.add(feed_forwards[l](h, documents, nullptr));
+    }
+    out = h.detach();
+    h.mul(noise(h.sizes(), 101)).sum().backward();
+  }
+};
+
+class Shards : public testing::TestWithParam<Named> {};
+INSTANTIATE_TEST_SUITE_P(Configurations, Shards, testing::ValuesIn(every_model),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(Shards, TogetherAreTheWhole) {
+  const ModelConfig config = divisible(GetParam().config);
+  const auto alone = parallel::make_single();
+  const Layers whole(config, *alone), mine(config, tests::world().communicator());
+  const auto expect_same = [](const at::Tensor& a, const at::Tensor& b, const std::string& what) {
+    EXPECT_LT(a.sub(b).norm().item<double>(), bar * (1.0 + b.norm().item<double>())) << what;
+  };
+  expect_same(mine.out, whole.out, "output");
+  expect_same(mine.input.grad(), whole.input.grad(), "gradient of the input");
+  for (std::size_t i = 0; i < whole.parameters.size(); ++i) {
+    const parallel::Parameter &part = mine.parameters[i], &all = whole.parameters[i];
+    expect_same(part.value, part_of(all.value, part), part.name);
+    expect_same(part.value.grad(), part_of(all.value.grad(), part), "gradient of " + part.name);
+  }
+}
+
+}  // namespace
+}  // namespace wuneng::model
