@@ -8,41 +8,53 @@ namespace wuneng::kernels {
 namespace {
 
 template <class T>
-struct RowDescription {
-  T most, sum;  // the maximum of the logits, and the sum of e^(z - most)
-};
-
-template <class T>
-WUNENG_INLINE RowDescription<T> describe_row(const T* logits, std::int64_t vocab) {
+WUNENG_INLINE T maximum(const T* x, std::int64_t n) {
   T lanes[16];
-  for (T& lane : lanes) lane = logits[0];
+  for (T& lane : lanes) lane = x[0];
   std::int64_t i = 0;
-  for (; i + 16 <= vocab; i += 16)
-    for (int l = 0; l < 16; ++l) lanes[l] = logits[i + l] > lanes[l] ? logits[i + l] : lanes[l];
-  for (; i < vocab; ++i) lanes[0] = logits[i] > lanes[0] ? logits[i] : lanes[0];
+  for (; i + 16 <= n; i += 16)
+    for (int l = 0; l < 16; ++l) lanes[l] = x[i + l] > lanes[l] ? x[i + l] : lanes[l];
+  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
   T most = lanes[0];
   for (const T lane : lanes) most = lane > most ? lane : most;
-  return {most, lane_sum<T>(vocab, [&](std::int64_t j) { return exponential(logits[j] - most); })};
+  return most;
+}
+
+// The sum of e^(z - most). With a gradient the exponentials stay there, in the logits' place.
+template <class T>
+WUNENG_INLINE T sum_of_exponentials(const T* logits, std::int64_t vocab, T most, T* gradient) {
+  if (!gradient) return lane_sum<T>(vocab, [&](std::int64_t c) { return exponential(logits[c] - most); });
+  return lane_sum<T>(vocab, [&](std::int64_t c) {
+    const T x = exponential(gradient[c] - most);
+    gradient[c] = x;
+    return x;
+  });
+}
+
+// The first logit that is the maximum; `vocab` when the logits are no numbers.
+template <class T>
+std::int64_t place_of(T most, const T* logits, std::int64_t vocab) {
+  return std::find(logits, logits + vocab, most) - logits;
 }
 
 // Row i: its loss and objective, and its gradient.
-#define WUNENG_LOGIT_ROW(T)                                                                                \
-  WUNENG_SIMD void logit_row(const LogitRows<T>& r, std::int64_t i) {                                      \
-    const T* logits = r.logits + i * r.stride;                                                             \
-    const std::int64_t target = r.targets[i];                                                              \
-    const RowDescription<T> row = describe_row(logits, r.vocab);                                           \
-    const T log_of_sum = std::log(row.sum), log_sum_exp = row.most + log_of_sum;                           \
-    r.losses[i] = log_of_sum + (row.most - logits[target]);                                                \
-    r.objectives[i] =                                                                                      \
-        r.losses[i] + r.z_loss * log_sum_exp * log_sum_exp + r.pull * row.most * row.most / T(2);          \
-    if (!r.gradient) return;                                                                               \
-    const std::int64_t largest = std::find(logits, logits + r.vocab, row.most) - logits;                   \
-    const T factor = (T(1) + T(2) * r.z_loss * log_sum_exp) / row.sum;                                     \
-    T* gradient = r.gradient + i * r.stride;                                                               \
-    for (std::int64_t c = 0; c < r.vocab; ++c) gradient[c] = factor * exponential(gradient[c] - row.most); \
-    for (std::int64_t c = r.vocab; c < r.V; ++c) gradient[c] = T(0);                                       \
-    gradient[target] -= T(1);                                                                              \
-    if (largest < r.vocab) gradient[largest] += r.pull * row.most;                                         \
+#define WUNENG_LOGIT_ROW(T)                                                                             \
+  WUNENG_SIMD void logit_row(const LogitRows<T>& r, std::int64_t i) {                                   \
+    const T* logits = r.logits + i * r.stride;                                                          \
+    T* gradient = r.gradient ? r.gradient + i * r.stride : nullptr;                                     \
+    const std::int64_t target = r.targets[i];                                                           \
+    const T target_logit = logits[target], most = maximum(logits, r.vocab);                             \
+    const std::int64_t largest = r.pull != T(0) ? place_of(most, logits, r.vocab) : r.vocab;            \
+    const T sum = sum_of_exponentials(logits, r.vocab, most, gradient);                                 \
+    const T log_of_sum = std::log(sum), log_sum_exp = most + log_of_sum;                                \
+    r.losses[i] = log_of_sum + (most - target_logit);                                                   \
+    r.objectives[i] = r.losses[i] + r.z_loss * log_sum_exp * log_sum_exp + r.pull * most * most / T(2); \
+    if (!gradient) return;                                                                              \
+    const T factor = (T(1) + T(2) * r.z_loss * log_sum_exp) / sum;                                      \
+    for (std::int64_t c = 0; c < r.vocab; ++c) gradient[c] *= factor;                                   \
+    for (std::int64_t c = r.vocab; c < r.V; ++c) gradient[c] = T(0);                                    \
+    gradient[target] -= T(1);                                                                           \
+    if (largest < r.vocab) gradient[largest] += r.pull * most;                                          \
   }
 WUNENG_LOGIT_ROW(float)
 WUNENG_LOGIT_ROW(double)

@@ -45,7 +45,7 @@ def definition(checks):
 def several_blocks(checks):
     """More tokens than logits are held of at once."""
     for dtype in checks.dtypes:
-        n, V = (3000, 50257) if checks.large else (67, 70001)
+        n, V = (3000, 50257) if checks.large else (230, 70001)
         compare(checks, dtype, n, V, 24, penalties=BOTH)
 
 
@@ -72,7 +72,7 @@ def targets_outside(checks):
 
 def reruns(checks):
     for dtype in checks.dtypes:
-        hidden, weight, targets = problem(checks, dtype, 3000 if checks.large else 70, 50257 if checks.large else 70001, 64)
+        hidden, weight, targets = problem(checks, dtype, 3000 if checks.large else 230, 50257 if checks.large else 70001, 64)
 
         def run():
             checks.poison()

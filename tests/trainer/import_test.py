@@ -270,7 +270,7 @@ class Import(unittest.TestCase):
             run("tokenize", "--train", size, "--output", self.path(f"bpe{size}.json"), self.text)
         self.assert_refused(("import", self.path("source"), "--format", "llama", "--tokenizer", self.path("bpe320.json"), "--output", self.path("x")), "bpe320.json", "320 ids", "300")
         run("tokenize", "--tokenizer", self.path("bpe290.json"), "--output", self.path("other"), self.text)
-        train = ("train", self.path("with", "config.yaml"), f"--set=data.train={self.path('other')}", "--output", self.path("with"))
+        train = ("train", self.path("with", "config.yaml"), f"--set=data.train={self.path('other')}", "--set=trainer.steps=1", "--output", self.path("with"))
         self.assert_refused(train, "data.train", "another tokenizer", "step-00000000/tokenizer.json", "--tokenizer")
 
     def test_a_folder_that_is_there_is_left_alone(self):

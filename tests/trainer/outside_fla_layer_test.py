@@ -74,12 +74,10 @@ def load_fla():
     """fla's layer and model files, with the plain form of each kernel in the kernel's place."""
     if not any(pathlib.Path(folder, "fla/layers/rwkv7.py").exists() for folder in sys.path):
         raise ImportError("no flash-linear-attention along PYTHONPATH: scripts/setup.sh --tests installs it")
-    finder = StandIns()
-    sys.meta_path.insert(0, finder)
-    try:
+    sys.meta_path.insert(0, StandIns())  # to stay: fla's constructors import too
+    # Without torch's compiler, which takes seconds to load and has nothing to do here.
+    with mock.patch("torch.compile"), mock.patch("torch.compiler.disable", lambda function: function):
         _, layer, model, shift, addcmul, k_update, correction, naive = map(importlib.import_module, FILES)
-    finally:
-        sys.meta_path.remove(finder)
 
     def recurrence(r, w, k, v, a, b, scale, **options):
         swapped = (x.transpose(1, 2) for x in (r * scale * math.sqrt(r.size(-1)), k, v, a, b, w))
@@ -188,7 +186,7 @@ class OutsideFlaLayer(unittest.TestCase):
         self.check_logits(1, 0.1)
 
     def test_a_trained_layer_is_the_same_function(self):
-        self.check_logits(30, 0.01)
+        self.check_logits(10, 0.01)
 
     def assert_starts_alike(self, module, tensors, place):
         expected = module.state_dict()
@@ -206,8 +204,8 @@ class OutsideFlaLayer(unittest.TestCase):
         def gram(w):
             return w.t() @ w if w.size(0) > w.size(1) else w @ w.t()
 
-        gain = gram(theirs).diagonal().mean().item()
-        self.assertLess((gram(ours) - gain * torch.eye(min(ours.shape))).abs().max().item(), 1e-5 * gain, what)
+        square = gram(theirs).diagonal().mean().item()  # of the gain
+        self.assertLess((gram(ours) - square * torch.eye(min(ours.shape))).abs().max().item(), 1e-5 * square, what)
         # Orthogonal matrices without a preferred direction have about normal elements: none stands out, as those of an identity would.
         for w in (ours, theirs):
             self.assertLess(w.abs().max().item(), 6.0 * w.std().item(), what)
