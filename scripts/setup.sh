@@ -19,7 +19,7 @@ libtorch_packages=("torch==$torch_version" nvidia-cuda-runtime==13.0.96 nvidia-c
 cuda_packages=(nvidia-cublas==13.1.0.3 nvidia-cudnn-cu13==9.19.0.56 nvidia-cufft==12.0.0.61 nvidia-cufile==1.15.1.6
   nvidia-curand==10.4.0.35 nvidia-cusparse==12.6.3.3 nvidia-cusparselt-cu13==0.8.0 nvidia-nccl-cu13==2.28.9
   nvidia-nvjitlink==13.0.88 nvidia-nvshmem-cu13==3.4.5)
-reference_packages=(rwkv==0.8.32 transformers==5.0.0 fla-core==0.6.0 einops==0.8.2)
+reference_packages=(rwkv==0.8.32 transformers==5.0.0 fla-core==0.6.0 flash-linear-attention==0.6.0 einops==0.8.2)
 support_packages=(numpy==2.3.5 typing-extensions==4.15.0 sympy==1.14.0 mpmath==1.3.0 jinja2==3.1.6 markupsafe==3.0.3 filelock==3.20.0
   tokenizers==0.22.1 huggingface-hub==1.3.1 safetensors==0.7.0 regex==2025.11.3 packaging==25.0 pyyaml==6.0.3 tqdm==4.67.1
   httpx==0.28.1 httpcore==1.0.9 anyio==4.11.0 sniffio==1.3.1 h11==0.16.0 certifi==2025.10.5 idna==3.11)
