@@ -53,6 +53,7 @@ const std::map<std::string, std::string>& other_values() {
       {"model.state.kv", "shared"},
       {"model.state.value", "attention"},
       {"model.state.read", "double"},
+      {"model.state.boundary_states", "2"},
       {"model.state.value_residual", "false"},
       {"model.state.decay_rank", "33"},
       {"model.state.rate_rank", "34"},
