@@ -82,6 +82,7 @@ struct Problem {
   at::Tensor hidden, weight, targets;
   std::int64_t vocab;
   LogitPenalties penalties;
+  const VocabularyShard* shard = nullptr;  // null: the weight is the whole vocabulary
 };
 
 // Losses and objectives [n]; the gradients are undefined where none is wanted.
@@ -125,6 +126,26 @@ void run_rows(const Problem& p, const Results& out, const LogitBlock& block) {
     });
 }
 
+// The same of a shard's logits.
+void run_shard_rows(const Problem& p, const Results& out, const LogitBlock& block) {
+  static_assert(sizeof(RowSummary) == summary_numbers * sizeof(double));
+  const std::int64_t n = block.logits.size(0);
+  const at::Tensor mine = at::empty({n, summary_numbers}, at::kDouble);
+  AT_DISPATCH_FLOATING_TYPES(p.hidden.scalar_type(), op, [&] {
+    const auto rows = rows_of<scalar_t, scalar_t>(p, out, block);
+    auto* summary = static_cast<RowSummary*>(mine.data_ptr());
+    for_row_blocks(n, [&](std::int64_t, std::int64_t first, std::int64_t last) {
+      summarise_rows(rows, summary, first, last);
+    });
+    const at::Tensor all = p.shard->gather(mine);
+    const ShardSummaries every{static_cast<const RowSummary*>(all.data_ptr()), p.shard->shards,
+                               p.shard->mine};
+    for_row_blocks(n, [&](std::int64_t, std::int64_t first, std::int64_t last) {
+      finish_rows(rows, every, first, last);
+    });
+  });
+}
+
 void run(const Problem& p, const Results& out) {
   const std::int64_t n = p.hidden.size(0), V = p.weight.size(0),
                      step = std::min(n, tokens_per_block(p.hidden, V));
@@ -141,7 +162,10 @@ void run(const Problem& p, const Results& out) {
     const at::Tensor h = part(p.hidden, first);
     const LogitBlock block{part(logits, 0), part(gradient, 0), first};
     logit_product(block.logits, h, p.weight);
-    run_rows(p, out, block);
+    if (p.shard)
+      run_shard_rows(p, out, block);
+    else
+      run_rows(p, out, block);
     if (!gradient.defined()) continue;
     product(part(out.d_hidden, first), block.gradient, p.weight);
     if (first == 0)
@@ -157,15 +181,15 @@ void run(const Problem& p, const Results& out) {
 // copy of the weight's would be the largest tensor here.
 struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropyFunction> {
   static variable_list forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& weight,
-                               const at::Tensor& targets, std::int64_t vocab, double z_loss, double pull,
-                               bool differentiable) {
+                               Problem problem, bool differentiable) {
+    problem.hidden = hidden, problem.weight = weight;
     const at::Tensor losses = at::empty({hidden.size(0)}, wide(hidden)), objectives = at::empty_like(losses);
     Results out{losses, objectives, {}, {}};
     if (differentiable) {
       out.d_hidden = at::empty_like(hidden, wide(hidden));
       out.d_weight = at::empty_like(weight, wide(weight));
     }
-    run({hidden, weight, targets, vocab, {z_loss, pull}}, out);
+    run(problem, out);
     if (differentiable) {
       context->saved_data["hidden"] = out.d_hidden;
       context->saved_data["weight"] = out.d_weight;
@@ -180,7 +204,7 @@ struct LinearCrossEntropyFunction : torch::autograd::Function<LinearCrossEntropy
              op);
     const at::Tensor d_hidden = scaled(take(context, "hidden"), gradients[0], context),
                      d_weight = scaled(take(context, "weight"), gradients[0], context);
-    return {d_hidden, d_weight, {}, {}, {}, {}, {}};
+    return {d_hidden, d_weight, {}, {}};
   }
 
  private:
@@ -229,11 +253,7 @@ void check_targets(const at::Tensor& targets, const at::Tensor& hidden, std::int
              i, vocab_size);
 }
 
-}  // namespace
-
-LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
-                                        const at::Tensor& targets, std::int64_t vocab_size,
-                                        LogitPenalties penalties) {
+void check_head(const at::Tensor& hidden, const at::Tensor& weight, std::int64_t vocab_size) {
   WN_CHECK(hidden.dim() == 2 && hidden.size(0) > 0, "{}: hidden has shape {}, expected [n, C]", op,
            shape_text(hidden));
   WN_CHECK(weight.dim() == 2 && vocab_size >= 1 && vocab_size <= weight.size(0),
@@ -243,12 +263,46 @@ LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tens
   check_input(op, "weight", weight, {weight.size(0), hidden.size(1)}, hidden);
   WN_CHECK(hidden.is_cpu() || weight.size(0) <= largest_vocabulary,
            "{}: weight has shape {}, at most {} rows on CUDA", op, shape_text(weight), largest_vocabulary);
-  check_targets(targets, hidden, vocab_size);
+}
+
+LinearCrossEntropy apply(const at::Tensor& hidden, const at::Tensor& weight, const Problem& problem) {
   const bool differentiable =
       at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
-  const variable_list out = LinearCrossEntropyFunction::apply(
-      hidden, weight, targets, vocab_size, penalties.z_loss, penalties.pull, differentiable);
+  const variable_list out = LinearCrossEntropyFunction::apply(hidden, weight, problem, differentiable);
   return {out[0], out[1]};
+}
+
+// Targets as rows of the shard's weight.
+at::Tensor rows_of_targets(const at::Tensor& targets, const VocabularyShard& shard, std::int64_t rows) {
+  at::Tensor found = at::empty_like(targets);
+  const auto* target = targets.const_data_ptr<std::int64_t>();
+  auto* row = found.mutable_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < targets.numel(); ++i) {
+    const bool here = target[i] >= shard.begin && target[i] < shard.begin + rows;
+    row[i] = target[i] < 0 ? -1 : here ? target[i] - shard.begin : target_elsewhere;
+  }
+  return found;
+}
+
+}  // namespace
+
+LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
+                                        const at::Tensor& targets, std::int64_t vocab_size,
+                                        LogitPenalties penalties) {
+  check_head(hidden, weight, vocab_size);
+  check_targets(targets, hidden, vocab_size);
+  return apply(hidden, weight, {{}, {}, targets, vocab_size, penalties});
+}
+
+LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
+                                        const at::Tensor& targets, std::int64_t vocab_size,
+                                        LogitPenalties penalties, const VocabularyShard& shard) {
+  check_head(hidden, weight, vocab_size);
+  check_targets(targets, hidden, shard.whole_size);
+  WN_CHECK(hidden.is_cpu(), "{}: a vocabulary shared out over processes is for the CPU only, not {}", op,
+           hidden.device().str());
+  const at::Tensor rows = rows_of_targets(targets, shard, vocab_size);
+  return apply(hidden, weight, {{}, {}, rows, vocab_size, penalties, &shard});
 }
 
 }  // namespace wuneng::kernels

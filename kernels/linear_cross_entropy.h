@@ -7,6 +7,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <functional>
+
 namespace wuneng::kernels {
 
 // Regularisers of the logits z of a token, added to its loss.
@@ -23,6 +26,16 @@ struct LinearCrossEntropy {
   at::Tensor losses;     // [n] -log softmax(z)[target] of each token, in nats; not differentiable
 };
 
+// The weight's place in a vocabulary whose rows are shared out over several processes by id.
+struct VocabularyShard {
+  std::int64_t begin = 0;             // id of the weight's first row
+  std::int64_t shards = 1, mine = 0;  // how many there are, and this one's number in the order of ids
+  std::int64_t whole_size = 0;        // of the whole vocabulary
+  // mine [k, 4] float64 -> all [shards, k, 4]: what the shards say of the same k tokens. Called once per block
+  // of tokens.
+  std::function<at::Tensor(const at::Tensor& mine)> gather = {};
+};
+
 // hidden [n, C], weight [V, C] contiguous: z = hidden weight^T. Columns from `vocab_size` up to V (at most
 // 2^24 on CUDA) are padding and take no part. targets [n] int64 on the device of hidden; a negative target
 // means "not a real token": its loss, penalties and gradient are zero. A target >= vocab_size throws Error on
@@ -33,5 +46,12 @@ struct LinearCrossEntropy {
 LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
                                         const at::Tensor& targets, std::int64_t vocab_size,
                                         LogitPenalties penalties = {});
+
+// The same of a whole vocabulary of which the weight is one shard (CPU only): targets are ids of the whole,
+// `vocab_size` counts the weight's own rows, losses and objective are the whole's. The gradients are this
+// shard's: that of the weight is complete, that of hidden must be summed over the shards.
+LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
+                                        const at::Tensor& targets, std::int64_t vocab_size,
+                                        LogitPenalties penalties, const VocabularyShard& shard);
 
 }  // namespace wuneng::kernels

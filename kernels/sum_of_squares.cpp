@@ -2,9 +2,7 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-
-#include <algorithm>
-#include <vector>
+#include <ATen/ops/empty.h>
 
 #include "common/check.h"
 #include "kernels/simd.h"
@@ -12,7 +10,6 @@
 namespace wuneng::kernels {
 namespace {
 
-constexpr std::int64_t block = 4096;
 constexpr int lanes = 16;
 
 template <class T>
@@ -33,22 +30,19 @@ WUNENG_SIMD double block_sum_of(const double* x, std::int64_t n) { return block_
 
 }  // namespace
 
-double sum_of_squares(const at::Tensor& x) {
-  WN_CHECK(x.is_contiguous() && x.device().is_cpu(),
-           "sum_of_squares: the tensor must be contiguous and on the CPU");
-  const std::int64_t n = x.numel();
-  std::vector<double> partial(static_cast<std::size_t>((n + block - 1) / block));
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sum_of_squares", [&] {
+at::Tensor sums_of_squares(const at::Tensor& x, std::int64_t block) {
+  WN_CHECK(x.is_contiguous() && x.device().is_cpu() && block > 0 && x.numel() % block == 0,
+           "sums_of_squares: {} elements on {}, expected contiguous blocks of {} on the CPU", x.numel(),
+           x.device().str(), block);
+  at::Tensor sums = at::empty({x.numel() / block}, at::kDouble);
+  auto* sum = sums.mutable_data_ptr<double>();
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sums_of_squares", [&] {
     const scalar_t* data = x.const_data_ptr<scalar_t>();
-    at::parallel_for(0, static_cast<std::int64_t>(partial.size()), 16,
-                     [&](std::int64_t begin, std::int64_t end) {
-                       for (std::int64_t i = begin; i < end; ++i)
-                         partial[i] = block_sum_of(data + i * block, std::min(block, n - i * block));
-                     });
+    at::parallel_for(0, sums.numel(), 64, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) sum[i] = block_sum_of(data + i * block, block);
+    });
   });
-  double sum = 0.0;
-  for (double p : partial) sum += p;
-  return sum;
+  return sums;
 }
 
 }  // namespace wuneng::kernels

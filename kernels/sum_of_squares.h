@@ -2,10 +2,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace wuneng::kernels {
 
-// Sum of x^2 in double precision, over fixed blocks added in order: the bits depend on neither threads nor
-// where the tensor lies. x: contiguous float32 or float64 on the CPU, any shape.
-double sum_of_squares(const at::Tensor& x);
+// The sum of x^2 of every block of `block` elements, in double precision and in a fixed order: the bits do not
+// depend on threads. x: contiguous float32 or float64 on the CPU, a multiple of `block` elements. Returns
+// [blocks] float64.
+at::Tensor sums_of_squares(const at::Tensor& x, std::int64_t block);
 
 }  // namespace wuneng::kernels

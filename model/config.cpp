@@ -153,4 +153,42 @@ void check(const ModelConfig& config) {
   check_fusion(config);
 }
 
+namespace {
+
+// What the ranks of a tensor group share out evenly, by the key that says how many there are.
+std::vector<std::pair<std::string, std::int64_t>> shared_out(const ModelConfig& config) {
+  std::vector<std::pair<std::string, std::int64_t>> counts;
+  const auto add = [&](std::string key, std::int64_t count) {
+    if (count > 0) counts.emplace_back(std::move(key), count);
+  };
+  const AttentionConfig& attention = config.attention;
+  const std::int64_t middle = config.middle.resolved_heads(attention);
+  add("model.attention.heads", attention.heads);
+  if (attention.heads > 0) add("model.attention.kv_heads", attention.resolved_kv_heads());
+  add("model.state.heads", config.state.heads);
+  if (config.state.heads > 0 && config.state.kv == StateKv::shared)
+    add("slices of model.state.head_size in the attention keys (model.state.kv = shared)",
+        attention.resolved_kv_heads() * attention.head_size / config.state.head_size);
+  if (config.middle.mode == MiddleMode::mixed)
+    add("model.middle.heads of each kind (mixed)", middle % middle_kinds == 0 ? middle / middle_kinds : 1);
+  else
+    add("model.middle.heads", middle);
+  add("model.ffn.hidden", config.feed_forward.resolved_hidden(config.width));
+  return counts;
+}
+
+}  // namespace
+
+void check_split(const ModelConfig& config, std::int64_t ranks) {
+  const auto counts = shared_out(config);
+  const auto divided_by = [](std::int64_t n) { return [n](const auto& count) { return count.second % n == 0; }; };
+  const auto wrong = std::ranges::find_if_not(counts, divided_by(ranks));
+  if (wrong == counts.end()) return;
+  std::string valid;
+  for (std::int64_t n = 1; n <= counts.front().second; ++n)
+    if (std::ranges::all_of(counts, divided_by(n))) valid += (valid.empty() ? "" : ", ") + std::to_string(n);
+  throw UsageError(fmt::format("parallel.tensor = {}: does not divide {} = {}; numbers of ranks that this model can be split over: {}",
+                               ranks, wrong->first, wrong->second, valid));
+}
+
 }  // namespace wuneng::model

@@ -122,4 +122,8 @@ struct ModelConfig {
 // UsageError with the numbers.
 void check(const ModelConfig& config);
 
+// Throws UsageError unless `ranks` tensor-parallel ranks can share the model's heads and feed-forward channels
+// out evenly; it names what does not divide, and the numbers of ranks that do.
+void check_split(const ModelConfig& config, std::int64_t ranks);
+
 }  // namespace wuneng::model

@@ -26,7 +26,7 @@ LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& 
     : config_(config) {
   check(config);
   const parallel::LayerBuilder builder(parameters_, tensor_group, seed, shapes_only);
-  embedding_ = builder.embedding("embedding", config.vocab_size, config.width, embedding_init(config));
+  embedding_ = builder.vocabulary_rows("embedding", config.vocab_size, config.width, embedding_init(config));
   if (config.learned_positions > 0)
     positions_ =
         builder.replicated("positions", {config.learned_positions, config.width}, init::normal(0.02));
@@ -35,11 +35,13 @@ LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& 
     const parallel::LayerBuilder layer = builder.in(fmt::format("layers.{}", l));
     const init::Depth depth{l, config.layers};
     layers_.push_back({Norm(config, layer.in("mixer_norm")), Mixer(config, depth, layer),
-                       Norm(config, layer.in("ffn_norm")), FeedForward(config, depth, layer.in("ffn"))});
+                       Norm(config, layer.in("ffn_norm")), FeedForward(config, depth, layer.in("ffn")), 0});
+    layers_.back().parameters_end = parameters_.size();
   }
   final_norm_.emplace(config, builder.in("final_norm"));
-  head_ = config.tied_head ? parallel::ColumnLinear{embedding_.weight}
-                           : builder.vocab_linear("head", config.vocab_size, config.width, head_init(config));
+  head_ = config.tied_head
+              ? embedding_
+              : builder.vocabulary_rows("head", config.vocab_size, config.width, head_init(config));
 }
 
 parallel::Parameters LanguageModel::parameter_shapes(const ModelConfig& config) {
@@ -59,12 +61,14 @@ at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const at::Tensor& doc
   if (state && state->layers.empty()) state->layers.resize(layers_.size());
   const Documents documents(tokens.size(0), tokens.size(1), document_starts, state ? state->position : 0,
                             state ? state->document_begin : std::vector<std::int64_t>());
-  at::Tensor h = embedding_(tokens);  // [B, T, C]
+  await(layers_.front().parameters_end);
+  at::Tensor h = parallel::embed(embedding_, tokens);  // [B, T, C]
   if (positions_.defined()) h = h.add(learned_positions(documents));
   if (embedding_norm_) h = (*embedding_norm_)(h);
   at::Tensor first_values;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Layer& layer = layers_[l];
+    await(layer.parameters_end);
     LayerState* layer_state = state ? &state->layers[l] : nullptr;
     h = h.add(layer.mixer(layer.mixer_norm(h), documents, layer_state, first_values));
     h = h.add(layer.ffn(layer.ffn_norm(h), documents, layer_state));
@@ -73,6 +77,7 @@ at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const at::Tensor& doc
     state->position += tokens.size(1);
     state->document_begin = documents.last_begin();
   }
+  await(parameters_.size());
   return (*final_norm_)(h);
 }
 
@@ -85,13 +90,12 @@ at::Tensor LanguageModel::learned_positions(const Documents& documents) const {
   return at::embedding(positions_, places);
 }
 
-at::Tensor LanguageModel::logits(const at::Tensor& hidden) const { return head_(hidden); }
+at::Tensor LanguageModel::logits(const at::Tensor& hidden) const { return parallel::all_logits(head_, hidden); }
 
 kernels::LinearCrossEntropy LanguageModel::loss(const at::Tensor& tokens, const at::Tensor& targets,
                                                 const at::Tensor& document_starts) const {
   const at::Tensor h = hidden(tokens, document_starts);
-  return kernels::linear_cross_entropy(h.flatten(0, 1), head_.weight, targets.flatten(), config_.vocab_size,
-                                       config_.penalties);
+  return parallel::cross_entropy(head_, h.flatten(0, 1), targets.flatten(), config_.penalties);
 }
 
 }  // namespace wuneng::model

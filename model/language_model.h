@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -34,12 +35,17 @@ class LanguageModel {
   const parallel::Parameters& parameters() const { return parameters_; }
   std::int64_t parameter_count() const;  // of the whole model
 
+  // Called before parameters are read, with how many of parameters() must be there, counted from the first:
+  // training waits here for those that are still on their way from other ranks.
+  using Await = std::function<void(std::size_t parameters)>;
+  void set_await(Await await) { await_ = std::move(await); }
+
   // tokens [B, T] int64 -> the last norm's output [B, T, C]. `document_starts` as in data::Batch, may be
   // undefined. With a state the tokens continue those seen before, and the state is brought up to date.
   at::Tensor hidden(const at::Tensor& tokens, const at::Tensor& document_starts = {},
                     ModelState* state = nullptr) const;
 
-  // hidden [..., C] -> logits [..., V].
+  // hidden [..., C] -> logits [..., V]. Over several ranks not differentiable.
   at::Tensor logits(const at::Tensor& hidden) const;
 
   // losses [B * T]: of every token, in nats; zero where the target is -1. objective: their sum, with the
@@ -53,19 +59,24 @@ class LanguageModel {
     Mixer mixer;
     Norm ffn_norm;
     FeedForward ffn;
+    std::size_t parameters_end;  // of parameters(), those up to this layer's
   };
 
   LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed,
                 bool shapes_only);
+  void await(std::size_t parameters) const {
+    if (await_) await_(parameters);
+  }
   at::Tensor learned_positions(const Documents& documents) const;  // [B, T, C]
 
   ModelConfig config_;
   parallel::Parameters parameters_;
-  parallel::Embedding embedding_;
+  parallel::VocabularyRows embedding_;
   at::Tensor positions_;  // [longest text, C]; undefined: none
   std::optional<Norm> embedding_norm_, final_norm_;
   std::vector<Layer> layers_;
-  parallel::ColumnLinear head_;
+  Await await_;
+  parallel::VocabularyRows head_;
 };
 
 }  // namespace wuneng::model

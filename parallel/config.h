@@ -4,10 +4,17 @@
 
 namespace wuneng::parallel {
 
-// Sizes of the mesh axes; their product is the number of processes.
+// How gradients are added over micro-batches and data-parallel ranks: in the fixed tree of gradient_tree.h,
+// or in whichever order the library finds fastest, which changes the last bits with the number of ranks.
+enum class Reduction { tree, fast };
+
 struct ParallelConfig {
-  std::int64_t data = 0;  // 0 (auto): all processes that the tensor axis leaves
+  // Sizes of the mesh axes, whose product is the number of processes. 0 (auto, one of them): all that the
+  // other axis leaves.
+  std::int64_t data = 0;
   std::int64_t tensor = 1;
+  Reduction reduction = Reduction::tree;
+  bool shard_optimizer = true;  // each data-parallel rank updates its share of the parameters (ZeRO-1)
 };
 
 }  // namespace wuneng::parallel

@@ -1,5 +1,6 @@
 #include "parallel/layers.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
@@ -19,6 +20,15 @@ constexpr OptimizerGroup matrix_group{.weight_decay = true, .lr_scale = 1.0};
 
 at::Tensor zeros(at::IntArrayRef shape, std::uint64_t) { return at::zeros(shape, at::kFloat); }
 
+// [ranks, ...] of every rank's tensor.
+at::Tensor gathered(const at::Tensor& mine, Communicator& group) {
+  std::vector<std::int64_t> shape = mine.sizes().vec();
+  shape.insert(shape.begin(), group.size());
+  at::Tensor all = at::empty(shape, mine.options());
+  group.all_gather(mine, all);
+  return all;
+}
+
 }  // namespace
 
 at::Tensor ColumnLinear::operator()(const at::Tensor& x) const {
@@ -34,7 +44,36 @@ at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs) const {
   return bias.defined() ? whole.add(bias) : whole;
 }
 
-at::Tensor Embedding::operator()(const at::Tensor& tokens) const { return at::embedding(weight, tokens); }
+at::Tensor embed(const VocabularyRows& rows, const at::Tensor& tokens) {
+  if (rows.tensor_group->size() == 1) return at::embedding(rows.weight, tokens);
+  const at::Tensor row = tokens.sub(rows.begin), here = row.ge(0).logical_and(row.lt(rows.weight.size(0)));
+  const at::Tensor found = at::embedding(rows.weight, row.mul(here));  // ids of other ranks find row 0
+  return leave_shards(found.mul(here.unsqueeze(-1).to(found.scalar_type())), *rows.tensor_group);
+}
+
+at::Tensor all_logits(const VocabularyRows& rows, const at::Tensor& hidden) {
+  const at::Tensor mine = at::linear(hidden, rows.weight);
+  const std::int64_t ranks = rows.tensor_group->size();
+  if (ranks == 1) return mine;
+  WN_CHECK(!mine.requires_grad(), "all_logits: not differentiable over {} ranks", ranks);
+  const at::Tensor all = gathered(mine, *rows.tensor_group);  // [ranks, ..., rows]
+  return all.movedim(0, -2).flatten(-2).narrow(-1, 0, rows.vocab_size).contiguous();
+}
+
+kernels::LinearCrossEntropy cross_entropy(const VocabularyRows& rows, const at::Tensor& hidden,
+                                          const at::Tensor& targets, kernels::LogitPenalties penalties) {
+  Communicator& group = *rows.tensor_group;
+  if (group.size() == 1)
+    return kernels::linear_cross_entropy(hidden, rows.weight, targets, rows.count, penalties);
+  const kernels::VocabularyShard shard{
+      .begin = rows.begin,
+      .shards = group.size(),
+      .mine = group.rank(),
+      .whole_size = rows.vocab_size,
+      .gather = [&group](const at::Tensor& mine) { return gathered(mine, group); }};
+  return kernels::linear_cross_entropy(enter_shards(hidden, group), rows.weight, targets, rows.count,
+                                       penalties, shard);
+}
 
 LayerBuilder::LayerBuilder(Parameters& parameters, Communicator& tensor_group, std::uint64_t seed,
                            bool shapes_only)
@@ -54,12 +93,12 @@ std::int64_t LayerBuilder::local(std::int64_t heads) const {
 
 at::Tensor LayerBuilder::replicated(const std::string& name, at::IntArrayRef shape, const Initializer& init,
                                     Replicated options, OptimizerGroup group) const {
-  return add(name, shape, init, Split{}, options.partial_gradient, group);
+  return add(name, shape, init, Split{}, options.partial_gradient, group).value;
 }
 
 at::Tensor LayerBuilder::split(const std::string& name, at::IntArrayRef shape, const Initializer& init,
                                Split split, OptimizerGroup group) const {
-  return add(name, shape, init, split, false, group);
+  return add(name, shape, init, split, false, group).value;
 }
 
 ColumnLinear LayerBuilder::column_linear(const std::string& name, std::int64_t in, std::int64_t heads,
@@ -82,33 +121,48 @@ RowLinear LayerBuilder::row_linear(const std::string& name, const std::vector<Ro
   return layer;
 }
 
-Embedding LayerBuilder::embedding(const std::string& name, std::int64_t vocab_size, std::int64_t width,
-                                  const Initializer& init) const {
-  return {split(name + ".weight", {vocab_size, width}, init, Split{0, vocab_size}, matrix_group)};
+VocabularyRows LayerBuilder::vocabulary_rows(const std::string& name, std::int64_t vocab_size,
+                                             std::int64_t width, const Initializer& init) const {
+  const Split by_id{.dim = 0, .heads = vocab_size, .pad = true};
+  const Parameter& rows = add(name + ".weight", {vocab_size, width}, init, by_id, false, matrix_group);
+  return {rows.value, rows.shard_begin, rows.value.size(0) - rows.padding, vocab_size, tensor_group_};
 }
 
-ColumnLinear LayerBuilder::vocab_linear(const std::string& name, std::int64_t vocab_size, std::int64_t width,
-                                        const Initializer& init) const {
-  return column_linear(name, width, vocab_size, 1, init);
-}
-
-at::Tensor LayerBuilder::add(const std::string& name, at::IntArrayRef shape, const Initializer& init,
-                             Split split, bool partial_gradient, OptimizerGroup group) const {
+const Parameter& LayerBuilder::add(const std::string& name, at::IntArrayRef shape, const Initializer& init,
+                                   Split split, bool partial_gradient, OptimizerGroup group) const {
   const std::string full = prefix_ + name;
   WN_CHECK(std::none_of(parameters_->begin(), parameters_->end(),
                         [&](const Parameter& p) { return p.name == full; }),
            "parameter {} is made twice", full);
-  at::Tensor value = shapes_only_ ? at::empty(shape, at::device(at::kMeta).dtype(at::kFloat))
-                                  : init(shape, hash_text(full, seed_));
-  std::int64_t begin = 0;
-  if (split.dim >= 0) {
-    const std::int64_t extent = shape[split.dim] / split.heads * local(split.heads);
-    begin = tensor_group_->rank() * extent;
-    value = value.narrow(split.dim, begin, extent);
-  }
-  value = value.clone(at::MemoryFormat::Contiguous).requires_grad_();
-  parameters_->push_back({full, value, shape.vec(), split.dim, begin, partial_gradient, group});
-  return value;
+  Parameter p{.name = full,
+              .value = shapes_only_ ? at::empty(shape, at::device(at::kMeta).dtype(at::kFloat))
+                                    : init(shape, hash_text(full, seed_)),
+              .global_shape = shape.vec(),
+              .shard_dim = split.dim,
+              .partial_gradient = partial_gradient,
+              .group = group};
+  if (split.dim >= 0) cut(p, split);
+  p.value = p.value.clone(at::MemoryFormat::Contiguous).requires_grad_();
+  parameters_->push_back(std::move(p));
+  return parameters_->back();
+}
+
+// From the whole tensor to this rank's part.
+void LayerBuilder::cut(Parameter& p, Split split) const {
+  const std::int64_t whole = p.global_shape[static_cast<std::size_t>(split.dim)],
+                     ranks = tensor_group_->size(), rank = tensor_group_->rank();
+  const std::int64_t extent =
+      split.pad ? (whole + ranks - 1) / ranks : whole / split.heads * local(split.heads);
+  WN_REQUIRE(extent * (ranks - 1) < whole, "{}: {} rows leave the last of parallel.tensor = {} ranks without any",
+             p.name, whole, ranks);
+  p.shard_begin = rank * extent;
+  const std::int64_t there = std::min(extent, whole - p.shard_begin);
+  p.padding = extent - there;
+  p.value = p.value.narrow(split.dim, p.shard_begin, there);
+  if (p.padding == 0) return;
+  std::vector<std::int64_t> beyond = p.value.sizes().vec();
+  beyond[static_cast<std::size_t>(split.dim)] = p.padding;
+  p.value = at::cat({p.value, at::zeros(beyond, p.value.options())}, split.dim);
 }
 
 }  // namespace wuneng::parallel

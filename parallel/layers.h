@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/linear_cross_entropy.h"
 #include "parallel/communicator.h"
 #include "parallel/parameters.h"
 
@@ -22,6 +23,7 @@ using Initializer = std::function<at::Tensor(at::IntArrayRef shape, std::uint64_
 struct Split {
   int dim = -1;  // -1: not cut, every rank holds it
   std::int64_t heads = 1;
+  bool pad = false;  // parts that would be unequal are filled up at the end with zeros
 };
 
 // A parameter that every rank holds but whose gradient is only its own heads' share; the trainer sums it over
@@ -47,11 +49,27 @@ struct RowLinear {
       const std::vector<at::Tensor>& inputs) const;  // [..., local columns_i] each -> [..., out]
 };
 
-// Rows of the embedding matrix [V, width].
-struct Embedding {
-  at::Tensor weight;
-  at::Tensor operator()(const at::Tensor& tokens) const;  // [B, T] int64 -> [B, T, width]
+// The two ends of a model hold one row per id of the vocabulary, split over the tensor group by id; where V
+// is no multiple of its ranks, the last ones hold rows of zeros beyond it.
+struct VocabularyRows {
+  at::Tensor weight;            // [rows, width]
+  std::int64_t begin = 0;       // id of the first row
+  std::int64_t count = 0;       // of rows that stand for an id
+  std::int64_t vocab_size = 0;  // V of the whole model
+  Communicator* tensor_group = nullptr;
 };
+
+// [B, T] int64 -> [B, T, width]; one all-reduce.
+at::Tensor embed(const VocabularyRows& rows, const at::Tensor& tokens);
+
+// hidden [..., width] -> logits [..., V] of all ids, on every rank; one all-gather. Not differentiable over
+// several ranks: training takes the loss below.
+at::Tensor all_logits(const VocabularyRows& rows, const at::Tensor& hidden);
+
+// kernels::linear_cross_entropy over the whole vocabulary; hidden [n, width], the same on every rank. Ranks
+// exchange four numbers per token forward, and sum the gradient of hidden backward.
+kernels::LinearCrossEntropy cross_entropy(const VocabularyRows& rows, const at::Tensor& hidden,
+                                          const at::Tensor& targets, kernels::LogitPenalties penalties);
 
 class LayerBuilder {
  public:
@@ -85,16 +103,13 @@ class LayerBuilder {
   RowLinear row_linear(const std::string& name, const std::vector<RowInput>& inputs, std::int64_t out,
                        bool bias = false) const;
 
-  // The two ends of the model, [V, width] each: rows of the embedding, and the head that maps to one logit
-  // per id.
-  Embedding embedding(const std::string& name, std::int64_t vocab_size, std::int64_t width,
-                      const Initializer& init) const;
-  ColumnLinear vocab_linear(const std::string& name, std::int64_t vocab_size, std::int64_t width,
-                            const Initializer& init) const;
+  VocabularyRows vocabulary_rows(const std::string& name, std::int64_t vocab_size, std::int64_t width,
+                                 const Initializer& init) const;
 
  private:
-  at::Tensor add(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,
-                 bool partial_gradient, OptimizerGroup group) const;
+  const Parameter& add(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,
+                       bool partial_gradient, OptimizerGroup group) const;
+  void cut(Parameter& whole, Split split) const;
 
   Parameters* parameters_;
   Communicator* tensor_group_;

@@ -4,16 +4,19 @@
 
 namespace wuneng::parallel {
 
-void check_mesh(const ParallelConfig& config, std::int64_t processes) {
+ParallelConfig resolved(ParallelConfig config, std::int64_t processes) {
+  WN_REQUIRE(config.data > 0 || config.tensor > 0,
+             "parallel.data and parallel.tensor cannot both be auto; give one of them");
+  if (config.tensor == 0) config.tensor = std::max<std::int64_t>(1, processes / config.data);
   WN_REQUIRE(processes % config.tensor == 0,
              "parallel.tensor = {}: does not divide the {} processes of this job; start a multiple of {}",
              config.tensor, processes, config.tensor);
-  const std::int64_t data = config.data > 0 ? config.data : processes / config.tensor;
-  WN_REQUIRE(data * config.tensor == processes,
+  if (config.data == 0) config.data = processes / config.tensor;
+  WN_REQUIRE(config.data * config.tensor == processes,
              "parallel.data = {} x parallel.tensor = {} needs {} processes, but this job has {}: start it "
-             "with mpirun -n {}, or set "
-             "parallel.data=auto",
-             data, config.tensor, data * config.tensor, processes, data * config.tensor);
+             "with mpirun -n {}, or set parallel.data=auto",
+             config.data, config.tensor, config.data * config.tensor, processes, config.data * config.tensor);
+  return config;
 }
 
 Mesh::Mesh(const ParallelConfig& config, Communicator& world) {

@@ -9,12 +9,13 @@
 
 namespace wuneng::parallel {
 
-// Throws UsageError with the numbers when the sizes of the axes do not multiply to the number of processes.
-void check_mesh(const ParallelConfig& config, std::int64_t processes);
+// With the axis that is auto filled in. Throws UsageError with the numbers when the sizes of the axes do not
+// multiply to the number of processes.
+ParallelConfig resolved(ParallelConfig config, std::int64_t processes);
 
 class Mesh {
  public:
-  // Splits `world`, whose ranks all call this after check_mesh().
+  // Splits `world`, whose ranks all call this with the same resolved() sizes.
   Mesh(const ParallelConfig& config, Communicator& world);
 
   Communicator& data() const {

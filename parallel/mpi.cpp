@@ -2,7 +2,10 @@
 #include "parallel/mpi.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "common/check.h"
 
@@ -43,7 +46,9 @@ void check_result(int code, const char* call) {
 
 class Mpi final : public Communicator {
  public:
-  explicit Mpi(MPI_Comm owned) : group_(owned) {
+  // `patient`: for a thread beside one that computes. Its calls return to it between tries, and it leaves the
+  // core meanwhile, where a blocking call of MPI would hold on to it.
+  Mpi(MPI_Comm owned, bool patient) : group_(owned), patient_(patient) {
     MPI_Comm_set_errhandler(group_, MPI_ERRORS_RETURN);
     MPI_Comm_rank(group_, &rank_);
     MPI_Comm_size(group_, &size_);
@@ -68,16 +73,49 @@ class Mpi final : public Communicator {
     });
   }
 
+  void reduce_scatter_sum(const at::Tensor& all, const at::Tensor& mine) override {
+    check_pieces(all, mine, "reduce_scatter_sum");
+    const MPI_Datatype type = mpi_type(all);
+    const std::int64_t count = mine.numel(), bytes = static_cast<std::int64_t>(all.element_size());
+    const std::int64_t most = std::min(count, std::max<std::int64_t>(1, piece_bytes / bytes / size_));
+    std::vector<char> packed(static_cast<std::size_t>(most < count ? size_ * most * bytes : 0));
+    for (std::int64_t begin = 0; begin < count; begin += most) {
+      const auto n = static_cast<int>(std::min(most, count - begin));
+      const void* from = all.data_ptr();
+      if (most < count) from = pack(all, count, begin, n, packed);
+      call("MPI_Reduce_scatter_block", [&](MPI_Request* request) {
+        return request ? MPI_Ireduce_scatter_block(from, at(mine, begin), n, type, MPI_SUM, group_, request)
+                       : MPI_Reduce_scatter_block(from, at(mine, begin), n, type, MPI_SUM, group_);
+      });
+    }
+  }
+
+  void send(const at::Tensor& tensor, int to) override {
+    check_tensor(tensor, "send");
+    for_pieces(tensor.numel(), tensor.element_size(), [&](std::int64_t begin, int count) {
+      check_result(MPI_Send(at(tensor, begin), count, mpi_type(tensor), to, 0, group_), "MPI_Send");
+    });
+  }
+
+  void receive(const at::Tensor& tensor, int from) override {
+    check_tensor(tensor, "receive");
+    for_pieces(tensor.numel(), tensor.element_size(), [&](std::int64_t begin, int count) {
+      check_result(MPI_Recv(at(tensor, begin), count, mpi_type(tensor), from, 0, group_, MPI_STATUS_IGNORE),
+                   "MPI_Recv");
+    });
+  }
+
   void all_gather(const at::Tensor& mine, const at::Tensor& all) override {
-    check_tensor(mine, "all_gather");
-    check_tensor(all, "all_gather");
-    WN_CHECK(all.numel() == mine.numel() * size_ && all.scalar_type() == mine.scalar_type(),
-             "all_gather: {} elements cannot hold {} from each of {} ranks", all.numel(), mine.numel(),
-             size_);
+    check_pieces(all, mine, "all_gather");
+    const bool in_place = mine.data_ptr() == at(all, rank_ * mine.numel());
     exchange(
         mine.numel(), mine, all,
         [&](const void* from, void* to, int count, MPI_Datatype type) {
-          check_result(MPI_Allgather(from, count, type, to, count, type, group_), "MPI_Allgather");
+          if (in_place && to == all.data_ptr()) from = MPI_IN_PLACE;
+          call("MPI_Allgather", [&](MPI_Request* request) {
+            return request ? MPI_Iallgather(from, count, type, to, count, type, group_, request)
+                           : MPI_Allgather(from, count, type, to, count, type, group_);
+          });
         },
         false);
   }
@@ -92,7 +130,10 @@ class Mpi final : public Communicator {
     exchange(
         send.numel() / size_, send, receive,
         [&](const void* from, void* to, int count, MPI_Datatype type) {
-          check_result(MPI_Alltoall(from, count, type, to, count, type, group_), "MPI_Alltoall");
+          call("MPI_Alltoall", [&](MPI_Request* request) {
+            return request ? MPI_Ialltoall(from, count, type, to, count, type, group_, request)
+                           : MPI_Alltoall(from, count, type, to, count, type, group_);
+          });
         },
         true);
   }
@@ -116,12 +157,49 @@ class Mpi final : public Communicator {
   std::unique_ptr<Communicator> split(int colour) override {
     MPI_Comm part = MPI_COMM_NULL;
     check_result(MPI_Comm_split(group_, colour, rank_, &part), "MPI_Comm_split");
-    return std::make_unique<Mpi>(part);
+    return std::make_unique<Mpi>(part, false);
   }
+
+  std::unique_ptr<Communicator> background() override {
+    MPI_Comm copy = MPI_COMM_NULL;
+    check_result(MPI_Comm_dup(group_, &copy), "MPI_Comm_dup");
+    return std::make_unique<Mpi>(copy, true);
+  }
+  void cancel() override { cancelled_ = true; }
 
  private:
   static char* at(const at::Tensor& tensor, std::int64_t element) {
     return static_cast<char*>(tensor.data_ptr()) + element * static_cast<std::int64_t>(tensor.element_size());
+  }
+
+  void check_pieces(const at::Tensor& all, const at::Tensor& mine, const char* name) const {
+    check_tensor(mine, name);
+    check_tensor(all, name);
+    WN_CHECK(all.numel() == mine.numel() * size_ && all.scalar_type() == mine.scalar_type(),
+             "{}: {} elements are not {} for each of {} ranks", name, all.numel(), mine.numel(), size_);
+  }
+
+  // start(null) makes the call, start(&request) only begins it.
+  template <class Start>
+  void call(const char* name, Start start) {
+    if (!patient_) return check_result(start(nullptr), name);
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_result(start(&request), name);
+    for (int done = 0; !done;) {
+      check_result(MPI_Test(&request, &done, MPI_STATUS_IGNORE), name);
+      if (done) break;
+      if (cancelled_) throw Error(fmt::format("{}: broken off", name));
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  }
+
+  // Elements [begin, begin + n) of every rank's piece of `count` elements, side by side.
+  const char* pack(const at::Tensor& pieces, std::int64_t count, std::int64_t begin, std::int64_t n,
+                   std::vector<char>& packed) const {
+    const auto bytes = n * static_cast<std::int64_t>(pieces.element_size());
+    for (int r = 0; r < size_; ++r)
+      std::memcpy(packed.data() + r * bytes, at(pieces, r * count + begin), static_cast<std::size_t>(bytes));
+    return packed.data();
   }
 
   template <class Call>
@@ -145,12 +223,7 @@ class Mpi final : public Communicator {
     std::vector<char> received(static_cast<std::size_t>(size_ * most * bytes));
     for (std::int64_t begin = 0; begin < count; begin += most) {
       const std::int64_t n = std::min(most, count - begin);
-      const void* from = at(send, begin);
-      if (send_all_pieces) {
-        for (int r = 0; r < size_; ++r)
-          std::memcpy(packed.data() + r * n * bytes, at(send, r * count + begin), n * bytes);
-        from = packed.data();
-      }
+      const void* from = send_all_pieces ? pack(send, count, begin, n, packed) : at(send, begin);
       call(from, received.data(), static_cast<int>(n), type);
       for (int r = 0; r < size_; ++r)
         std::memcpy(at(receive, r * count + begin), received.data() + r * n * bytes, n * bytes);
@@ -158,6 +231,8 @@ class Mpi final : public Communicator {
   }
 
   MPI_Comm group_;
+  bool patient_;
+  std::atomic<bool> cancelled_ = false;
   int rank_ = 0;
   int size_ = 1;
 };
@@ -167,7 +242,7 @@ class Mpi final : public Communicator {
 std::unique_ptr<Communicator> make_mpi(MPI_Comm group) {
   MPI_Comm own = MPI_COMM_NULL;
   check_result(MPI_Comm_dup(group, &own), "MPI_Comm_dup");
-  return std::make_unique<Mpi>(own);
+  return std::make_unique<Mpi>(own, false);
 }
 
 }  // namespace wuneng::parallel

@@ -1,5 +1,6 @@
 #include <ATen/ops/copy_native.h>
 
+#include "common/check.h"
 #include "parallel/communicator.h"
 
 namespace wuneng::parallel {
@@ -11,15 +12,22 @@ class Single final : public Communicator {
   int size() const override { return 1; }
   void broadcast(const at::Tensor&, int) override {}
   void all_reduce_sum(const at::Tensor&) override {}
-  void all_gather(const at::Tensor& mine, const at::Tensor& all) override {
-    all.view(-1).copy_(mine.view(-1));
-  }
+  void reduce_scatter_sum(const at::Tensor& all, const at::Tensor& mine) override { copy(all, mine); }
+  void all_gather(const at::Tensor& mine, const at::Tensor& all) override { copy(mine, all); }
   void all_to_all(const at::Tensor& send, const at::Tensor& receive) override {
-    receive.view(-1).copy_(send.view(-1));
+    copy(send, receive);
+  }
+  void send(const at::Tensor&, int to) override { throw Error(fmt::format("send: there is no rank {}", to)); }
+  void receive(const at::Tensor&, int from) override {
+    throw Error(fmt::format("receive: there is no rank {}", from));
   }
   void barrier() override {}
   std::vector<std::string> all_gather_text(const std::string& mine) override { return {mine}; }
   std::unique_ptr<Communicator> split(int) override { return make_single(); }
+  std::unique_ptr<Communicator> background() override { return make_single(); }
+
+ private:
+  static void copy(const at::Tensor& from, const at::Tensor& to) { to.view(-1).copy_(from.view(-1)); }
 };
 
 }  // namespace

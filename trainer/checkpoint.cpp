@@ -1,6 +1,7 @@
 #include "trainer/checkpoint.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
@@ -197,13 +198,13 @@ std::string describe(const std::vector<std::int64_t>& shape, at::ScalarType dtyp
 
 // How the stored tensors of one part differ from those of the model that wants them; one line each.
 std::vector<std::string> differences(const std::map<std::string, const Checkpoint::Row*>& stored,
-                                     const NamedTensors& wanted) {
+                                     const std::vector<Checkpoint::Wanted>& wanted) {
   std::vector<std::string> lines;
   std::set<std::string> names;
-  for (const auto& [name, tensor] : wanted) {
+  for (const auto& [name, shape, dtype, take] : wanted) {
     names.insert(name);
     const auto found = stored.find(name);
-    const std::string ours = describe(tensor.sizes().vec(), tensor.scalar_type());
+    const std::string ours = describe(shape, dtype);
     const std::string theirs = found == stored.end()
                                    ? "not there"
                                    : describe(found->second->entry.shape, found->second->entry.dtype);
@@ -269,26 +270,40 @@ void Checkpoint::verify() const {
     for (const TensorSlice& slice : row.slices) checked_bytes(row, slice);
 }
 
-void Checkpoint::load(const std::string& part, const NamedTensors& into) const {
+std::vector<Checkpoint::Wanted> Checkpoint::copied_into(const NamedTensors& tensors) {
+  std::vector<Wanted> wanted;
+  for (const auto& [name, tensor] : tensors)
+    wanted.push_back({name, tensor.sizes().vec(), tensor.scalar_type(),
+                      [to = tensor.detach()](const at::Tensor& whole) { to.copy_(whole); }});
+  return wanted;
+}
+
+void Checkpoint::load(const std::string& part, const std::vector<Wanted>& wanted) const {
   const at::NoGradGuard no_grad;
   std::map<std::string, const Row*> stored;
   for (const Row& row : rows_)
     if (row.part == part) stored[row.name] = &row;
-  std::vector<std::string> different = differences(stored, into);
+  std::vector<std::string> different = differences(stored, wanted);
   const std::size_t more = different.size() - std::min(different.size(), names_shown);
   different.resize(different.size() - more);
   if (more > 0) different.push_back(fmt::format("and {} more", more));
   WN_REQUIRE(different.empty(), "{}: this checkpoint is of another model; its {} tensors differ:\n  {}",
              folder_.string(), part, fmt::join(different, "\n  "));
-  for (const auto& [name, tensor] : into) {
-    const Row& row = *stored.at(name);
-    for (const TensorSlice& slice : row.slices) {
-      at::Tensor target = tensor.detach();
-      for (std::size_t d = 0; d < slice.begin.size(); ++d)
-        target = target.narrow(static_cast<std::int64_t>(d), slice.begin[d], slice.shape[d]);
-      target.copy_(as_tensor(checked_bytes(row, slice), slice.shape, row.entry.dtype));
-    }
+  for (const Wanted& tensor : wanted) tensor.take(whole(*stored.at(tensor.name)));
+}
+
+// As it lies in the file, where it lies in one piece.
+at::Tensor Checkpoint::whole(const Row& row) const {
+  if (row.slices.size() == 1)
+    return as_tensor(checked_bytes(row, row.slices[0]), row.entry.shape, row.entry.dtype);
+  at::Tensor tensor = at::empty(row.entry.shape, row.entry.dtype);
+  for (const TensorSlice& slice : row.slices) {
+    at::Tensor target = tensor;
+    for (std::size_t d = 0; d < slice.begin.size(); ++d)
+      target = target.narrow(static_cast<std::int64_t>(d), slice.begin[d], slice.shape[d]);
+    target.copy_(as_tensor(checked_bytes(row, slice), slice.shape, row.entry.dtype));
   }
+  return tensor;
 }
 
 std::optional<fs::path> newest_checkpoint(const fs::path& checkpoints) {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -62,10 +63,20 @@ class Checkpoint {
 
   const std::filesystem::path& folder() const { return folder_; }
   const CheckpointInfo& info() const { return info_; }
-  // Copies the stored tensors into the given ones, by name. Missing, extra, or tensors of another shape or
-  // dtype are refused with names.
-  void load_model(const NamedTensors& into) const { load("model", into); }
-  void load_optimizer(const NamedTensors& into) const { load("optimizer", into); }
+  // A tensor that is wanted, and what to do with it: `take` gets the whole, to copy what it needs from.
+  struct Wanted {
+    std::string name;
+    std::vector<std::int64_t> shape;
+    at::ScalarType dtype;
+    std::function<void(const at::Tensor& whole)> take;
+  };
+  // Hands the stored tensors over, by name. Missing, extra, or tensors of another shape or dtype are refused
+  // with names before the first one is.
+  void load_model(const std::vector<Wanted>& wanted) const { load("model", wanted); }
+  void load_optimizer(const std::vector<Wanted>& wanted) const { load("optimizer", wanted); }
+  // The same into whole tensors.
+  void load_model(const NamedTensors& into) const { load("model", copied_into(into)); }
+  void load_optimizer(const NamedTensors& into) const { load("optimizer", copied_into(into)); }
   // Checks every hash; throws UsageError for the first tensor or file that fails.
   void verify() const;
   // Every tensor, in the order of the files; "model" tensors first.
@@ -78,7 +89,9 @@ class Checkpoint {
   const std::vector<Row>& tensors() const { return rows_; }
 
  private:
-  void load(const std::string& part, const NamedTensors& into) const;
+  static std::vector<Wanted> copied_into(const NamedTensors& tensors);
+  void load(const std::string& part, const std::vector<Wanted>& wanted) const;
+  at::Tensor whole(const Row& row) const;
   std::span<const std::byte> checked_bytes(const Row& row, const TensorSlice& slice) const;
 
   std::filesystem::path folder_;

@@ -28,7 +28,6 @@ struct IntegerKind {
   std::int64_t max = std::numeric_limits<std::int64_t>::max();
   bool automatic = false;                  // 0 stands for a formula: written and printed as the word `auto`
   std::vector<std::int64_t> choices = {};  // where not empty: the only values allowed
-  std::string_view limit_reason = {};      // completes "must be 1: ..."
 };
 
 struct RealKind {

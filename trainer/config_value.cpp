@@ -73,8 +73,6 @@ void set(const IntegerKind& kind, const WrittenValue& written, Config& config) {
     WN_REQUIRE(std::ranges::find(kind.choices, value) != kind.choices.end(), "{}: must be one of: {}",
                written.subject, fmt::join(kind.choices, ", "));
   } else if (!(kind.automatic && value == 0)) {
-    WN_REQUIRE(kind.min < kind.max || value == kind.min, "{}: must be {}: {}", written.subject, kind.min,
-               kind.limit_reason);
     WN_REQUIRE(value >= kind.min, "{}: must be {}at least {}", written.subject,
                kind.automatic ? "auto or " : "", kind.min);
     WN_REQUIRE(value <= kind.max, "{}: must be at most {}", written.subject, kind.max);

@@ -11,7 +11,7 @@
 #include "trainer/config_file.h"
 #include "trainer/config_value.h"
 #include "trainer/formats/format.h"
-#include "trainer/optimizer.h"
+#include "trainer/sharding.h"
 #include "trainer/run_folder.h"
 
 namespace wuneng::trainer {
@@ -95,9 +95,8 @@ void write_imported_run(const ImportedModel& imported, const fs::path& output, c
   try {
     const RunFolder run(unfinished);
     run.open(imported.config, launch);
-    const AdamW fresh(imported.config.optimizer, imported.parameters);
     save_checkpoint(run.checkpoints(), {{}, to_yaml(imported.config), 0, imported.tokenizer},
-                    named(imported.parameters), fresh.state(), 0);
+                    named(imported.parameters), zero_moments(imported.parameters), 0);
     fs::rename(unfinished, folder);
     sync_folder(folder.parent_path());
   } catch (...) {

@@ -60,7 +60,8 @@ std::string build_identity() {
                      v.compiler, TORCH_VERSION, v.cuda);
 }
 
-Json launch_record(const std::string& command_line, parallel::World& world, const Config& config) {
+Json launch_record(const std::string& command_line, parallel::World& world,
+                   const parallel::ParallelConfig& axes) {
   const auto now = std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
   return {{"time", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", now)},
           {"command", command_line},
@@ -69,13 +70,13 @@ Json launch_record(const std::string& command_line, parallel::World& world, cons
           {"mpi", world.library()},
           {"processes", world.size()},
           {"hosts", world.communicator().all_gather_text(world.host())},
-          {"mesh", {{"data", world.size() / config.parallel.tensor}, {"tensor", config.parallel.tensor}}},
+          {"mesh", {{"data", axes.data}, {"tensor", axes.tensor}}},
           {"threads", at::get_num_threads()},
           {"environment", relevant_environment()}};
 }
 
-std::string banner(const Config& config, const parallel::World& world, const model::LanguageModel& model,
-                   const data::TokenFile& corpus, const std::string& folder) {
+std::string banner(const Config& config, const parallel::ParallelConfig& axes, const parallel::World& world,
+                   const model::LanguageModel& model, const data::TokenFile& corpus, const std::string& folder) {
   const model::ModelConfig& m = config.model;
   const std::int64_t batch_tokens = config.trainer.global_batch * config.data.sequence_length;
   return fmt::format(
@@ -86,7 +87,7 @@ std::string banner(const Config& config, const parallel::World& world, const mod
       "step     {} sequences of {} = {} tokens, in micro-batches of {}\n"
       "run      {} (configuration {})",
       build_identity(), world.library(), world.size(), at::get_num_threads(),
-      world.size() / config.parallel.tensor, config.parallel.tensor,
+      axes.data, axes.tensor,
       short_count(static_cast<double>(model.parameter_count())), m.layers, m.attention.heads, m.state.heads,
       m.width, m.vocab_size, corpus.prefix().string(), short_count(static_cast<double>(corpus.tokens())),
       corpus.documents(), hex(corpus.hash()), config.trainer.global_batch, config.data.sequence_length,

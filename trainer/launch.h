@@ -17,12 +17,13 @@ int threads_per_process(std::int64_t asked, int processes_on_this_node);
 // Version, commit, build type, compiler and LibTorch in one line; ranks must agree on it.
 std::string build_identity();
 
-// One entry of run.json: time, command line, versions, hosts, mesh, threads, environment that matters. All
-// ranks call it.
-Json launch_record(const std::string& command_line, parallel::World& world, const Config& config);
+// One entry of run.json: time, command line, versions, hosts, mesh (its resolved `axes`), threads, environment
+// that matters. All ranks call it.
+Json launch_record(const std::string& command_line, parallel::World& world,
+                   const parallel::ParallelConfig& axes);
 
 // The lines that rank 0 prints before the first step.
-std::string banner(const Config& config, const parallel::World& world, const model::LanguageModel& model,
-                   const data::TokenFile& corpus, const std::string& folder);
+std::string banner(const Config& config, const parallel::ParallelConfig& axes, const parallel::World& world,
+                   const model::LanguageModel& model, const data::TokenFile& corpus, const std::string& folder);
 
 }  // namespace wuneng::trainer

@@ -1,14 +1,12 @@
 #include "trainer/optimizer.h"
 
-#include <ATen/ops/_fused_adamw.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
-#include "common/check.h"
+#include "kernels/adamw.h"
 
 namespace wuneng::trainer {
 
@@ -21,46 +19,31 @@ double learning_rate(const OptimizerConfig& config, std::int64_t step, std::int6
   return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1.0 + std::cos(std::numbers::pi * progress));
 }
 
-AdamW::AdamW(const OptimizerConfig& config, const parallel::Parameters& parameters) : config_(config) {
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const parallel::Parameter& parameter = parameters[i];
-    names_.push_back(parameter.name);
-    auto group = std::find_if(groups_.begin(), groups_.end(),
-                              [&](const Group& g) { return g.options == parameter.group; });
-    if (group == groups_.end()) group = groups_.insert(groups_.end(), Group{parameter.group, {}, {}, {}, {}});
-    group->indices.push_back(i);
-    group->values.push_back(parameter.value.detach());
-    group->exp_avgs.push_back(at::zeros_like(group->values.back()));
-    group->exp_avg_sqs.push_back(at::zeros_like(group->values.back()));
+AdamW::AdamW(const OptimizerConfig& config, const parallel::Parameters& parameters,
+             const parallel::FlatLayout& layout)
+    : config_(config) {
+  std::int64_t owned = 0;
+  for (const parallel::FlatLayout::Range& range : layout.owned()) {
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      if (const auto part = layout.part(i, range); part.size > 0)
+        segments_.push_back({part.begin, owned + part.begin - range.begin, part.size, parameters[i].group});
+    owned += range.size;
   }
+  for (const char* name : moment_names) moments_.push_back({name, at::zeros({owned}, at::kFloat)});
 }
 
-void AdamW::step(const std::vector<at::Tensor>& gradients, double lr, double scale) {
-  WN_CHECK(gradients.size() == names_.size(), "AdamW: {} gradients for {} parameters", gradients.size(),
-           names_.size());
+void AdamW::step(const at::Tensor& values, const at::Tensor& gradient, double lr, double scale) {
   ++updates_;
-  for (Group& group : groups_) {
-    std::vector<at::Tensor> group_gradients;
-    for (std::size_t i : group.indices) group_gradients.push_back(gradients[i].mul_(scale));
-    // The operator reads the number of updates from a tensor per parameter.
-    std::vector<at::Tensor> updates(group.values.size(),
-                                    at::full({}, static_cast<double>(updates_), at::kFloat));
-    at::_fused_adamw_(group.values, group_gradients, group.exp_avgs, group.exp_avg_sqs, {}, updates,
-                      lr * group.options.lr_scale, config_.beta1, config_.beta2,
-                      group.options.weight_decay ? config_.weight_decay : 0.0, config_.eps, /*amsgrad=*/false,
-                      /*maximize=*/false);
-  }
-}
-
-std::vector<std::pair<std::string, at::Tensor>> AdamW::state() const {
-  std::vector<std::pair<std::string, at::Tensor>> tensors(2 * names_.size());
-  for (const Group& group : groups_)
-    for (std::size_t j = 0; j < group.indices.size(); ++j) {
-      const std::size_t i = group.indices[j];
-      tensors[2 * i] = {names_[i] + ".exp_avg", group.exp_avgs[j]};
-      tensors[2 * i + 1] = {names_[i] + ".exp_avg_sq", group.exp_avg_sqs[j]};
-    }
-  return tensors;
+  for (const Segment& s : segments_)
+    kernels::adamw(values.narrow(0, s.flat, s.size), gradient.narrow(0, s.flat, s.size),
+                   moments_[0].owned.narrow(0, s.owned, s.size), moments_[1].owned.narrow(0, s.owned, s.size),
+                   {.lr = lr * s.group.lr_scale,
+                    .beta1 = config_.beta1,
+                    .beta2 = config_.beta2,
+                    .eps = config_.eps,
+                    .weight_decay = s.group.weight_decay ? config_.weight_decay : 0.0,
+                    .scale = scale,
+                    .updates = updates_});
 }
 
 }  // namespace wuneng::trainer

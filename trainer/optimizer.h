@@ -5,9 +5,9 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "parallel/flat_layout.h"
 #include "parallel/parameters.h"
 
 namespace wuneng::trainer {
@@ -28,29 +28,37 @@ struct OptimizerConfig {
 // constant.
 double learning_rate(const OptimizerConfig& config, std::int64_t step, std::int64_t steps);
 
+// Of the moments that AdamW keeps of every parameter.
+inline constexpr const char* moment_names[] = {"exp_avg", "exp_avg_sq"};
+
 class AdamW {
  public:
-  AdamW(const OptimizerConfig& config, const parallel::Parameters& parameters);
+  // Updates layout.owned(), and keeps moments for it alone.
+  AdamW(const OptimizerConfig& config, const parallel::Parameters& parameters,
+        const parallel::FlatLayout& layout);
 
-  // One update with the gradients in `gradients` (one tensor per parameter, same order), each multiplied by
-  // `scale` first.
-  void step(const std::vector<at::Tensor>& gradients, double lr, double scale);
+  // One update of the flat values with the flat gradient, each multiplied by `scale` first.
+  void step(const at::Tensor& values, const at::Tensor& gradient, double lr, double scale);
 
-  // Everything a resumed run needs, by name: "<parameter>.exp_avg", "<parameter>.exp_avg_sq"; and the number
-  // of updates made.
-  std::vector<std::pair<std::string, at::Tensor>> state() const;
+  // What a resumed run needs beside the number of updates: the moments of layout.owned(), its ranges one after
+  // the other, by the names that parameters' moments have: "<parameter>.exp_avg", "<parameter>.exp_avg_sq".
+  struct Moment {
+    std::string name;
+    at::Tensor owned;
+  };
+  const std::vector<Moment>& moments() const { return moments_; }
   std::int64_t updates() const { return updates_; }
   void set_updates(std::int64_t updates) { updates_ = updates; }
 
  private:
-  struct Group {
-    parallel::OptimizerGroup options;
-    std::vector<std::size_t> indices;  // into the parameters
-    std::vector<at::Tensor> values, exp_avgs, exp_avg_sqs;
+  // A run of neighbouring elements that are updated alike.
+  struct Segment {
+    std::int64_t flat, owned, size;  // where it begins in flat memory, and in the moments
+    parallel::OptimizerGroup group;
   };
   OptimizerConfig config_;
-  std::vector<std::string> names_;
-  std::vector<Group> groups_;
+  std::vector<Segment> segments_;
+  std::vector<Moment> moments_;  // exp_avg, exp_avg_sq
   std::int64_t updates_ = 0;
 };
 

@@ -4,8 +4,17 @@
 
 #include "common/check.h"
 #include "trainer/run_folder.h"
+#include "trainer/sharding.h"
 
 namespace wuneng::trainer {
+namespace {
+
+const model::ModelConfig& split_over(const model::ModelConfig& config, parallel::Communicator& tensor_group) {
+  model::check_split(config, tensor_group.size());
+  return config;
+}
+
+}  // namespace
 
 std::filesystem::path resolve_checkpoint(const std::filesystem::path& path) {
   WN_REQUIRE(std::filesystem::is_directory(path),
@@ -24,14 +33,11 @@ SavedModel::SavedModel(const Checkpoint& checkpoint, parallel::Communicator& ten
     : folder(checkpoint.folder()),
       position(checkpoint.info().position),
       config(parse_config(checkpoint.info().config, (checkpoint.folder() / "manifest.json").string())),
-      model(config.model, tensor_group, static_cast<std::uint64_t>(config.seed)) {
+      model(split_over(config.model, tensor_group), tensor_group, static_cast<std::uint64_t>(config.seed)) {
   const std::string& text = checkpoint.info().tokenizer;
   const std::string place = (checkpoint.folder() / "tokenizer.json").string();
   if (!text.empty()) tokenizer = data::tokenizer_from_json(parse_json(text, place), place);
-  NamedTensors tensors;
-  for (const parallel::Parameter& parameter : model.parameters())
-    tensors.emplace_back(parameter.name, parameter.value.detach());
-  checkpoint.load_model(tensors);
+  checkpoint.load_model(wanted_parts(model.parameters()));
 }
 
 const data::Tokenizer& SavedModel::require_tokenizer() const {

@@ -15,9 +15,12 @@
 #include "common/log.h"
 #include "common/version.h"
 #include "data/sampler.h"
-#include "kernels/sum_of_squares.h"
 #include "model/cost.h"
 #include "model/language_model.h"
+#include "parallel/background.h"
+#include "parallel/flat_layout.h"
+#include "parallel/flat_parameters.h"
+#include "parallel/gradient_norm.h"
 #include "parallel/gradient_tree.h"
 #include "parallel/mesh.h"
 #include "trainer/agreement.h"
@@ -28,6 +31,7 @@
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
 #include "trainer/run_folder.h"
+#include "trainer/sharding.h"
 #include "trainer/signals.h"
 #include "trainer/tensorboard.h"
 
@@ -63,7 +67,6 @@ class Run {
   void validate();
   void save();
   Request agreed_request();
-  NamedTensors model_tensors() const;
 
   Config config_;
   TrainOptions options_;
@@ -73,13 +76,17 @@ class Run {
   Logger logger_;
   RunFolder folder_;
 
+  parallel::ParallelConfig axes_;  // of the mesh, resolved
   std::optional<parallel::Mesh> mesh_;
   std::optional<Corpus> train_, validation_;
   std::optional<data::TrainingSampler> sampler_;
   std::optional<data::EvaluationSampler> validation_sampler_;
   std::optional<model::LanguageModel> model_;
-  std::optional<AdamW> optimizer_;
+  std::optional<parallel::Background> background_;  // of the data axis
+  std::optional<parallel::FlatLayout> layout_;
+  std::optional<parallel::FlatParameters> parameters_;
   std::optional<parallel::GradientTree> gradients_;
+  std::optional<AdamW> optimizer_;
   std::optional<MetricsFile> metrics_;      // rank 0
   std::optional<TensorBoard> tensorboard_;  // rank 0
   std::optional<ProgressLine> progress_;
@@ -117,14 +124,21 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
                       {"--output", std::filesystem::absolute(options_.output).string()}});
   // Every rank finds the same fault in a mesh; splitting the world needs all of them.
   agree(world_.communicator(), [&] {
-    parallel::check_mesh(config_.parallel, world_.size());
-    parallel::check_tree(trainer.global_batch / trainer.micro_batch, world_.size() / config_.parallel.tensor);
+    axes_ = parallel::resolved(config_.parallel, world_.size());
+    parallel::check_tree(trainer.global_batch / trainer.micro_batch, axes_.data, axes_.reduction);
+    model::check_split(config_.model, axes_.tensor);
   });
-  mesh_.emplace(config_.parallel, world_.communicator());
+  mesh_.emplace(axes_, world_.communicator());
+  background_.emplace(mesh_->data());
   agree(world_.communicator(), [&] {
     model_.emplace(config_.model, mesh_->tensor(), static_cast<std::uint64_t>(config_.seed));
-    optimizer_.emplace(config_.optimizer, model_->parameters());
-    gradients_.emplace(model_->parameters(), mesh_->data(), trainer.global_batch / trainer.micro_batch);
+    const parallel::Parameters& all = model_->parameters();
+    layout_.emplace(all, mesh_->data().size(), mesh_->data().rank(), axes_.shard_optimizer);
+    parameters_.emplace(all, *layout_, *background_);
+    gradients_.emplace(all, *layout_, *background_, trainer.global_batch / trainer.micro_batch,
+                       axes_.reduction);
+    optimizer_.emplace(config_.optimizer, all, *layout_);
+    model_->set_await([this](std::size_t parameters) { parameters_->wait_for(parameters); });
   });
   flops_per_token_ = 3.0 * model::forward_flops(config_.model, data.sequence_length).total();
   open_folder();
@@ -132,13 +146,13 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
 }
 
 void Run::open_folder() {
-  Json launch = launch_record(options_.command_line, world_, config_);
+  Json launch = launch_record(options_.command_line, world_, axes_);
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
     folder_.open(config_, launch);
     log_to_file(logger_, folder_.log());
   });
-  logger_->info("{}", banner(config_, world_, *model_, train_->tokens, folder_.path().string()));
+  logger_->info("{}", banner(config_, axes_, world_, *model_, train_->tokens, folder_.path().string()));
 }
 
 // Continues from the newest checkpoint of the folder, if there is one.
@@ -164,8 +178,8 @@ void Run::resume() {
         "data.train = {}: was made by another tokenizer than the one in {}, where its ids mean other "
         "texts; make it with {}/tokenizer.json, or import the model with the --tokenizer of the corpus",
         config_.data.train, newest, newest);
-    checkpoint.load_model(model_tensors());
-    checkpoint.load_optimizer(optimizer_->state());
+    checkpoint.load_model(wanted_parts(model_->parameters()));
+    checkpoint.load_optimizer(wanted_moments(model_->parameters(), *layout_, *optimizer_));
     position_ = checkpoint.info().position;
     optimizer_->set_updates(position_.step);
     saved_ = position_.step;
@@ -215,12 +229,13 @@ StepResult Run::step() {
   StepResult result;
   const double loss_sum = run_micro_batches(result.tokens);
   activity_.phase = "gradient reduction";
-  const std::vector<at::Tensor>& gradients = gradients_->reduce();
+  const at::Tensor& gradient = gradients_->reduce();
+  parallel::sum_partial_gradients(gradient, model_->parameters(), *layout_, mesh_->tensor());
 
   activity_.phase = "optimizer";
   const auto tokens = static_cast<double>(std::max<std::int64_t>(1, result.tokens));
-  double squares = 0.0;
-  for (const at::Tensor& gradient : gradients) squares += kernels::sum_of_squares(gradient);
+  const double squares = parallel::sum_of_squares(gradient, model_->parameters(), *layout_, mesh_->data(),
+                                                  mesh_->tensor());
   // The gradients are of the summed loss: dividing by the tokens here makes them those of the mean.
   result.loss = loss_sum / tokens;
   result.grad_norm = std::sqrt(squares) / tokens;
@@ -233,7 +248,8 @@ StepResult Run::step() {
   const double clip = config_.optimizer.clip;
   const double shrink = clip > 0.0 && result.grad_norm > clip ? clip / result.grad_norm : 1.0;
   result.lr = learning_rate(config_.optimizer, position_.step + 1, config_.trainer.steps);
-  optimizer_->step(gradients, result.lr, shrink / tokens);
+  optimizer_->step(parameters_->values(), gradient, result.lr, shrink / tokens);
+  parameters_->gather();
 
   position_.step += 1;
   position_.samples += config_.trainer.global_batch;
@@ -323,11 +339,15 @@ void Run::validate() {
 void Run::save() {
   if (saved_ == position_.step) return;
   activity_.phase = "checkpoint";
+  parameters_->wait();
+  const NamedTensors model = whole_parameters(model_->parameters(), mesh_->data(), mesh_->tensor()),
+                     moments = whole_moments(model_->parameters(), *layout_, *optimizer_, mesh_->data(),
+                                             mesh_->tensor());
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
     const CheckpointInfo info{position_, to_yaml(config_), train_->tokens.hash(), train_->tokenizer_text()};
-    const auto folder = save_checkpoint(folder_.checkpoints(), info, model_tensors(), optimizer_->state(),
-                                        config_.trainer.checkpoint.keep);
+    const auto folder =
+        save_checkpoint(folder_.checkpoints(), info, model, moments, config_.trainer.checkpoint.keep);
     logger_->debug("saved {}", folder.string());
   });
   saved_ = position_.step;
@@ -341,13 +361,6 @@ Request Run::agreed_request() {
   world_.communicator().all_gather(mine, all);
   const auto* requests = all.const_data_ptr<std::int64_t>();
   return static_cast<Request>(*std::max_element(requests, requests + all.numel()));
-}
-
-NamedTensors Run::model_tensors() const {
-  NamedTensors tensors;
-  for (const parallel::Parameter& parameter : model_->parameters())
-    tensors.emplace_back(parameter.name, parameter.value.detach());
-  return tensors;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// activation.h, rope.h, linear_cross_entropy.h and sum_of_squares.h against their definitions.
+// activation.h, rope.h, linear_cross_entropy.h, adamw.h and sum_of_squares.h against their definitions.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "common/check.h"
+#include "kernels/adamw.h"
 #include "kernels/activation.h"
 #include "kernels/linear_cross_entropy.h"
 #include "kernels/rope.h"
@@ -116,15 +117,35 @@ TEST(LinearCrossEntropy, TargetsOutsideTheVocabularyAreNamed) {
   }
 }
 
-TEST(SumOfSquares, IsExactForIntegersAndIndependentOfThreads) {
-  const at::Tensor x = at::randint(-100, 101, {100003}, at::detail::createCPUGenerator(2), at::kFloat);
-  EXPECT_EQ(sum_of_squares(x), x.to(at::kDouble).square().sum().item<double>());
-  const at::Tensor y = normal({300001}, 3, at::kFloat);
+TEST(SumsOfSquares, AreExactForIntegersAndIndependentOfThreads) {
+  const auto exact = [](const at::Tensor& x) { return x.to(at::kDouble).square().view({-1, 1000}).sum(1); };
+  const at::Tensor x = at::randint(-100, 101, {100000}, at::detail::createCPUGenerator(2), at::kFloat);
+  EXPECT_TRUE(sums_of_squares(x, 1000).equal(exact(x)));
+  const at::Tensor y = normal({300000}, 3, at::kFloat);
   at::set_num_threads(1);
-  const double one = sum_of_squares(y);
+  const at::Tensor one = sums_of_squares(y, 1000);
   at::set_num_threads(2);
-  EXPECT_EQ(sum_of_squares(y), one);
-  EXPECT_NEAR(one, y.to(at::kDouble).square().sum().item<double>(), 1e-9 * one);
+  EXPECT_TRUE(sums_of_squares(y, 1000).equal(one));
+  EXPECT_LT(one.sub(exact(y)).abs().max().item<double>(), 1e-9);
+  EXPECT_THROW(sums_of_squares(y, 999), Error);
+}
+
+TEST(AdamW, AnElementsBitsDependNeitherOnThreadsNorOnHowTheElementsAreSharedOut) {
+  constexpr std::int64_t n = 100003;
+  const AdamWStep step{.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1, .scale = 0.3, .updates = 3};
+  const auto updated = [&](int threads, std::int64_t cut) {
+    at::set_num_threads(threads);
+    const at::Tensor w = normal({n}, 1, at::kFloat), g = normal({n}, 2, at::kFloat), m = normal({n}, 3, at::kFloat),
+                     v = normal({n}, 4, at::kFloat).square();
+    for (std::int64_t begin = 0; begin < n; begin += cut) {
+      const auto part = [&](const at::Tensor& x) { return x.narrow(0, begin, std::min(cut, n - begin)); };
+      adamw(part(w), part(g), part(m), part(v), step);
+    }
+    return at::cat({w, m, v});
+  };
+  const at::Tensor whole = updated(1, n);
+  EXPECT_TRUE(updated(2, n).equal(whole));
+  for (const std::int64_t cut : {3, 7, 1000}) EXPECT_TRUE(updated(2, cut).equal(whole)) << cut;
 }
 
 }  // namespace

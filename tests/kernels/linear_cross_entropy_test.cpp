@@ -2,12 +2,16 @@
 // elementwise_test.cpp, tests/gpu and emulated/.
 #include "kernels/linear_cross_entropy.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <array>
+#include <barrier>
+#include <thread>
 
 #include "kernels/linear_cross_entropy_launch.h"
 #include "tests/kernels/compare.h"
@@ -46,6 +50,66 @@ TEST(LinearCrossEntropyOp, HandsItsGradientsOverOnce) {
                                       /*create_graph=*/true);
               }),
               "no second derivative");
+}
+
+// A vocabulary in shards of `rows` rows, each a thread of its own as if it were a process; the last holds rows
+// of padding where they do not come out even.
+struct Sharded {
+  LinearCrossEntropy result;     // of the first shard
+  at::Tensor d_hidden, d_weight;  // of the whole
+
+  Sharded(const Problem& whole, std::int64_t shards, LogitPenalties penalties) {
+    const std::int64_t V = whole.weight.size(0), C = whole.weight.size(1), rows = (V + shards - 1) / shards;
+    std::vector<at::Tensor> said(static_cast<std::size_t>(shards)), hidden(said), weight(said);
+    std::vector<LinearCrossEntropy> results(static_cast<std::size_t>(shards));
+    std::barrier meeting(shards);
+    std::vector<std::jthread> threads;
+    for (std::int64_t s = 0; s < shards; ++s)
+      threads.emplace_back([&, s] {
+        const auto me = static_cast<std::size_t>(s);
+        const std::int64_t begin = s * rows, count = std::min(rows, V - begin);
+        hidden[me] = whole.hidden.detach().clone().requires_grad_();
+        weight[me] = at::zeros({rows, C}, whole.weight.options().requires_grad(false));
+        weight[me].narrow(0, 0, count).copy_(whole.weight.detach().narrow(0, begin, count));
+        weight[me].requires_grad_();
+        const VocabularyShard shard{begin, shards, s, V, [&, me](const at::Tensor& mine) {
+                                      meeting.arrive_and_wait();  // the shards before are done with `said`
+                                      said[me] = mine;
+                                      meeting.arrive_and_wait();
+                                      return at::stack(said);
+                                    }};
+        results[me] = linear_cross_entropy(hidden[me], weight[me], whole.targets, count, penalties, shard);
+        results[me].objective.backward();
+      });
+    threads.clear();
+    result = results[0];
+    d_hidden = hidden[0].grad().clone();
+    for (std::size_t s = 1; s < hidden.size(); ++s) {
+      d_hidden.add_(hidden[s].grad());
+      EXPECT_TRUE(results[s].losses.equal(result.losses) && results[s].objective.equal(result.objective));
+    }
+    std::vector<at::Tensor> gradients;
+    for (const at::Tensor& w : weight) gradients.push_back(w.grad());
+    const at::Tensor padded = at::cat(gradients);
+    d_weight = padded.narrow(0, 0, V);
+    EXPECT_EQ(padded.narrow(0, V, padded.size(0) - V).abs().sum().item<double>(), 0.0);
+  }
+};
+
+TEST(LinearCrossEntropyOp, ShardsOfAVocabularyAreTheWhole) {
+  for (const LogitPenalties penalties : {LogitPenalties{}, LogitPenalties{.z_loss = 1e-2, .pull = 3e-2}})
+    for (const std::int64_t shards : {2, 3, 4}) {
+      Problem p = problem(70, 301, 8, at::kDouble);
+      p.targets.select(0, 5).fill_(-1);
+      const LinearCrossEntropy whole =
+          linear_cross_entropy(p.hidden, p.weight, p.targets, p.weight.size(0), penalties);
+      whole.objective.backward();
+      const Sharded parts(p, shards, penalties);
+      EXPECT_LT(error_ratio(parts.result.losses, whole.losses), 1e-14);
+      EXPECT_LT(error_ratio(parts.result.objective, whole.objective.detach()), 1e-14);
+      EXPECT_LT(error_ratio(parts.d_hidden, p.hidden.grad()), 1e-13);
+      EXPECT_LT(error_ratio(parts.d_weight, p.weight.grad()), 1e-13);
+    }
 }
 
 TEST(LinearCrossEntropyOp, ScalesItsGradientsByTheCotangent) {

@@ -1,5 +1,5 @@
-// The layers of every model with their heads split over the ranks against the same layers whole: outputs, and
-// the gradients of inputs and parameters.
+// The layers of every model, and the models, with their heads split over the ranks against the same ones whole:
+// outputs, and the gradients of inputs and parameters.
 #include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -27,7 +27,9 @@ at::Tensor noise(at::IntArrayRef shape, std::uint64_t seed) {
 }
 
 at::Tensor part_of(const at::Tensor& whole, const parallel::Parameter& p) {
-  return p.shard_dim < 0 ? whole : whole.narrow(p.shard_dim, p.shard_begin, p.value.size(p.shard_dim));
+  return p.shard_dim < 0
+             ? whole
+             : whole.narrow(p.shard_dim, p.shard_begin, p.value.size(p.shard_dim) - p.padding);
 }
 
 // Mixers and feed-forwards without norms, in float64; the noise that is added to a parameter is that of the
@@ -85,6 +87,51 @@ TEST_P(Shards, TogetherAreTheWhole) {
     const parallel::Parameter &part = mine.parameters[i], &all = whole.parameters[i];
     expect_same(part.value, part_of(all.value, part), part.name);
     expect_same(part.value.grad(), part_of(all.value.grad(), part), "gradient of " + part.name);
+  }
+}
+
+// A whole model in float64 with noise in its parameters, and what it makes of one batch.
+struct Model {
+  LanguageModel model;
+  at::Tensor losses, logits;
+
+  Model(const ModelConfig& config, parallel::Communicator& group) : model(config, group, 1) {
+    const at::Tensor starts = at::tensor({std::int64_t{6}});
+    std::uint64_t seed = 0;
+    for (const parallel::Parameter& p : model.parameters()) {
+      const at::Tensor noisy = p.value.detach().to(at::kDouble);
+      const at::Tensor real = p.padding > 0 ? noisy.narrow(0, 0, noisy.size(0) - p.padding) : noisy;
+      real.add_(part_of(noise(p.global_shape, ++seed), p).mul(0.05));
+      p.value.set_data(noisy);
+    }
+    const at::Tensor ids = tokens(2, 14), targets = tokens(2, 14, 5);
+    const kernels::LinearCrossEntropy loss = model.loss(ids, targets, starts);
+    losses = loss.losses;
+    loss.objective.backward();
+    for (const parallel::Parameter& p : model.parameters())
+      if (p.partial_gradient) group.all_reduce_sum(p.value.grad());
+    const at::NoGradGuard no_grad;
+    logits = model.logits(model.hidden(ids, starts));
+  }
+};
+
+// 50 ids are no multiple of four ranks.
+TEST_P(Shards, OfAModelAreTheWholeModel) {
+  ModelConfig config = divisible(GetParam().config);
+  config.penalties = {.z_loss = 1e-3, .pull = 1e-2};
+  const auto alone = parallel::make_single();
+  const Model whole(config, *alone), mine(config, tests::world().communicator());
+  const auto expect_same = [](const at::Tensor& a, const at::Tensor& b, const std::string& what) {
+    EXPECT_LT(a.sub(b).norm().item<double>(), bar * (1.0 + b.norm().item<double>())) << what;
+  };
+  expect_same(mine.losses, whole.losses, "losses");
+  expect_same(mine.logits, whole.logits, "logits");
+  for (std::size_t i = 0; i < whole.model.parameters().size(); ++i) {
+    const parallel::Parameter &part = mine.model.parameters()[i], &all = whole.model.parameters()[i];
+    const at::Tensor gradient = part.value.grad();
+    const std::int64_t real = gradient.size(0) - part.padding;
+    expect_same(gradient.narrow(0, 0, real), part_of(all.value.grad(), part), "gradient of " + part.name);
+    EXPECT_EQ(gradient.narrow(0, real, part.padding).abs().sum().item<double>(), 0.0) << part.name;
   }
 }
 

@@ -3,10 +3,13 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "common/check.h"
+#include "parallel/background.h"
 #include "tests/support/world.h"
 
 namespace wuneng::parallel {
@@ -51,6 +54,62 @@ TEST_P(CommunicatorSizes, AllReduceAddsAndBroadcastCopies) {
   group.broadcast(copied, group.size() - 1);
   EXPECT_TRUE(copied.equal(at::full({n}, group.size() - 1, at::kLong)));
 }
+
+TEST_P(CommunicatorSizes, ReduceScatterAddsPieces) {
+  const std::int64_t n = GetParam();
+  const auto patient = world().communicator().background();
+  for (Communicator* group : {&world().communicator(), patient.get()}) {
+    const at::Tensor all = at::empty({group->size(), n}, at::kFloat), mine = at::empty({n}, at::kFloat);
+    for (int r = 0; r < group->size(); ++r) all[r].copy_(at::arange(n, at::kFloat).mul_(r + 1));
+    group->reduce_scatter_sum(all, mine);
+    EXPECT_TRUE(mine.equal(at::arange(n, at::kFloat).mul_((group->rank() + 1) * group->size())));
+  }
+}
+
+TEST_P(CommunicatorSizes, GathersInPlaceAndInTheBackground) {
+  const std::int64_t n = GetParam();
+  const auto patient = world().communicator().background();
+  for (Communicator* group : {&world().communicator(), patient.get()}) {
+    const at::Tensor all = at::full({group->size(), n}, -1.0, at::kFloat);
+    all[group->rank()].copy_(at::arange(n, at::kFloat).add_(1000 * group->rank()));
+    group->all_gather(all[group->rank()], all);
+    for (int r = 0; r < group->size(); ++r) EXPECT_TRUE(all[r].equal(at::arange(n, at::kFloat).add_(1000 * r)));
+  }
+}
+
+TEST_P(CommunicatorSizes, SendMeetsReceive) {
+  Communicator& group = world().communicator();
+  if (group.size() == 1) return;
+  const at::Tensor expected = at::arange(GetParam(), at::kFloat), got = at::zeros_like(expected);
+  if (group.rank() == 0) group.send(expected, 1);
+  if (group.rank() == 1) {
+    group.receive(got, 0);
+    EXPECT_TRUE(got.equal(expected));
+  }
+}
+
+TEST(Background, CallsRunInOrderAndTheFirstFailureIsThrownByWait) {
+  Background group(world().communicator());
+  std::vector<int> order;
+  for (int i = 0; i < 5; ++i) group.submit([&order, i](Communicator&) { order.push_back(i); });
+  group.wait();
+  EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 3, 4}));
+  const auto fail = [](Communicator&) { throw Error("the test's fault"); };
+  if (group.size() == 1) {  // runs at once
+    EXPECT_THROW(group.submit(fail), Error);
+    return;
+  }
+  group.submit(fail);
+  group.submit([&order](Communicator&) { order.push_back(5); });
+  EXPECT_THROW(group.wait(), Error);
+  EXPECT_EQ(order.size(), 5u);
+}
+
+TEST(Background, IsBrokenOffWhileItWaitsForRanksThatDoNotCome) {
+  Background group(world().communicator());
+  const at::Tensor all = at::zeros({group.size()}, at::kFloat);
+  if (group.rank() == 0) group.submit([all](Communicator& c) { c.all_gather(all[0].view(1), all); });
+}  // the destructor of rank 0 would wait for ever
 
 TEST(Communicator, TextsOfDifferentLengths) {
   Communicator& group = world().communicator();

@@ -172,7 +172,7 @@ TEST(ConfigErrors, IntegersAreStrict) {
 
 TEST(ConfigErrors, IntegersWithAutoSaySo) {
   for (const std::string key :
-       {"parallel.data", "model.attention.kv_heads", "model.state.decay_rank", "model.state.rate_rank",
+       {"parallel.data", "parallel.tensor", "model.attention.kv_heads", "model.state.decay_rank", "model.state.rate_rank",
         "model.state.value_rank", "model.state.gate_rank", "model.ffn.hidden", "trainer.threads"}) {
     EXPECT_EQ(problem_with(key + "=-1"), "--set " + key + "=-1: must be auto or at least 1");
     EXPECT_EQ(problem_with(key + "=automatic"),
@@ -187,10 +187,6 @@ TEST(ConfigErrors, IntegersMayHaveChoices) {
   EXPECT_EQ(problem_with("model.state.head_size=65"),
             "--set model.state.head_size=65: must be one of: 64, 128");
   EXPECT_EQ(problem_with("model.state.head_size=128"), "");
-  EXPECT_EQ(problem_with("parallel.tensor=2"),
-            "--set parallel.tensor=2: must be 1: this version shards over the data axis only");
-  EXPECT_EQ(problem_with("parallel.tensor=0"),
-            "--set parallel.tensor=0: must be 1: this version shards over the data axis only");
 }
 
 TEST(ConfigErrors, FloatsAreStrictAndFinite) {

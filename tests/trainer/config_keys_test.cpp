@@ -72,6 +72,9 @@ const std::map<std::string, std::string>& other_values() {
       {"data.sequence_length", "1"},
       {"data.separate_documents", "false"},
       {"parallel.data", "2"},
+      {"parallel.tensor", "3"},
+      {"parallel.reduction", "fast"},
+      {"parallel.shard_optimizer", "false"},
       {"optimizer.lr", "0.3"},
       {"optimizer.min_lr", "0.0"},
       {"optimizer.warmup_steps", "7"},
@@ -91,12 +94,6 @@ const std::map<std::string, std::string>& other_values() {
       {"trainer.checkpoint.keep", "15"},
   };
   return values;
-}
-
-// Keys that have one allowed value only in this version.
-const std::set<std::string>& fixed_keys() {
-  static const std::set<std::string> keys = {"parallel.tensor"};
-  return keys;
 }
 
 std::string nested_yaml(const std::string& path, const std::string& value) {
@@ -146,10 +143,10 @@ TEST(ConfigKeys, HaveDistinctPathsHelpAndAKindThatReadsItsDefault) {
     EXPECT_FALSE(key.help.empty()) << key.path;
     EXPECT_EQ(find_key(key.path), &key);
     EXPECT_FALSE(is_section(key.path)) << key.path;
-    EXPECT_EQ(other_values().count(std::string(key.path)) + fixed_keys().count(std::string(key.path)), 1U)
+    EXPECT_EQ(other_values().count(std::string(key.path)), 1U)
         << key.path;
   }
-  EXPECT_EQ(config_keys().size(), other_values().size() + fixed_keys().size());
+  EXPECT_EQ(config_keys().size(), other_values().size());
   EXPECT_EQ(find_key("model"), nullptr);
   EXPECT_EQ(find_key(""), nullptr);
 }
@@ -185,6 +182,8 @@ TEST(ConfigKeys, OnlySharedKeysChangeTheIdentity) {
                                       "data.validation",
                                       "parallel.data",
                                       "parallel.tensor",
+                                      "parallel.reduction",
+                                      "parallel.shard_optimizer",
                                       "trainer.steps",
                                       "trainer.validate_every",
                                       "trainer.log_every",
@@ -243,7 +242,7 @@ TEST(ConfigKeys, ReachTheirOwnFields) {
       "14},\n"
       "        fusion: {mode: concat, alpha: fixed, attention_norm: false}, ffn: {kind: rwkv, hidden: 15}}\n"
       "data: {train: a, validation: b, sequence_length: 16, separate_documents: false}\n"
-      "parallel: {data: 2, tensor: 1}\n"
+      "parallel: {data: 2, tensor: 3, reduction: fast, shard_optimizer: false}\n"
       "optimizer: {lr: 0.25, min_lr: 0.125, warmup_steps: 17, schedule: constant, beta1: 0.75, beta2: 0.625, "
       "eps: 0.375,\n"
       "            weight_decay: 18.5, clip: 19.5}\n"
@@ -268,7 +267,9 @@ TEST(ConfigKeys, ReachTheirOwnFields) {
   const data::DataConfig& d = config.data;
   EXPECT_EQ(std::tuple(d.train, d.validation, d.sequence_length, d.separate_documents),
             std::tuple("a", "b", 16, false));
-  EXPECT_EQ(std::tuple(config.parallel.data, config.parallel.tensor), std::tuple(2, 1));
+  const parallel::ParallelConfig& p = config.parallel;
+  EXPECT_EQ(std::tuple(p.data, p.tensor, p.reduction, p.shard_optimizer),
+            std::tuple(2, 3, parallel::Reduction::fast, false));
   const OptimizerConfig& o = config.optimizer;
   EXPECT_EQ(
       std::tuple(o.lr, o.min_lr, o.warmup_steps, o.schedule, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip),

@@ -2,9 +2,12 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+
+#include "parallel/flat_parameters.h"
 
 namespace wuneng::trainer {
 namespace {
@@ -47,7 +50,11 @@ TEST(AdamW, IsThePublishedAlgorithmInEveryGroup) {
     for (std::int64_t j = 0; j < 37; ++j) references.back().push_back({parameter.value[j].item<double>()});
     parameters.push_back(parameter);
   }
-  AdamW optimizer(config, parameters);
+  const auto group = parallel::make_single();
+  parallel::Background background(*group);
+  const parallel::FlatLayout layout(parameters, 1, 0, false);
+  const parallel::FlatParameters flat(parameters, layout, background);
+  AdamW optimizer(config, parameters, layout);
   for (int t = 1; t <= 5; ++t) {
     std::vector<at::Tensor> gradients;
     for (std::uint64_t i = 0; i < 4; ++i) gradients.push_back(draw(100 * static_cast<std::uint64_t>(t) + i));
@@ -56,7 +63,9 @@ TEST(AdamW, IsThePublishedAlgorithmInEveryGroup) {
         references[i][static_cast<std::size_t>(j)].step(
             config, 0.5 * gradients[i][j].item<double>(), 0.01 * groups[i].lr_scale,
             groups[i].weight_decay ? config.weight_decay : 0.0, t);
-    optimizer.step(gradients, 0.01, 0.5);
+    const at::Tensor gradient = at::zeros({layout.size()}, at::kFloat);
+    for (std::size_t i = 0; i < 4; ++i) layout.views(gradient)[i].copy_(gradients[i]);
+    optimizer.step(flat.values(), gradient, 0.01, 0.5);
   }
   EXPECT_EQ(optimizer.updates(), 5);
   for (std::size_t i = 0; i < 4; ++i)
@@ -64,10 +73,9 @@ TEST(AdamW, IsThePublishedAlgorithmInEveryGroup) {
       EXPECT_NEAR(parameters[i].value[j].item<double>(), references[i][static_cast<std::size_t>(j)].value,
                   2e-6)
           << i << " " << j;
-  const auto state = optimizer.state();
-  ASSERT_EQ(state.size(), 8u);
-  EXPECT_EQ(state[4].first, "p2.exp_avg");
-  EXPECT_NEAR(state[4].second[0].item<double>(), references[2][0].m, 1e-6);
+  const AdamW::Moment& exp_avg = optimizer.moments()[0];
+  EXPECT_EQ(exp_avg.name, "exp_avg");
+  EXPECT_NEAR(layout.views(exp_avg.owned)[2][0].item<double>(), references[2][0].m, 1e-6);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
+#include "parallel/flat_parameters.h"
+#include "parallel/gradient_tree.h"
 #include "tests/model/every_model.h"
 #include "trainer/optimizer.h"
 
@@ -18,7 +20,12 @@ class Overfit : public testing::TestWithParam<model::Named> {
   int steps_to_learn(const at::Tensor& document_starts) const {
     const auto group = parallel::make_single();
     const model::LanguageModel model(GetParam().config, *group, 1);
-    AdamW optimizer({.weight_decay = 0.0}, model.parameters());
+    const parallel::Parameters& parameters = model.parameters();
+    parallel::Background background(*group);
+    const parallel::FlatLayout layout(parameters, 1, 0, false);
+    const parallel::FlatParameters flat(parameters, layout, background);
+    parallel::GradientTree gradients(parameters, layout, background, 1);
+    AdamW optimizer({.weight_decay = 0.0}, parameters, layout);
     // Of 7 ids only, so that what follows can but be told from what was before. Where nothing was, ids
     // differ: all documents begin with others, and none with the same one twice, of which attention would see
     // but one.
@@ -26,20 +33,12 @@ class Overfit : public testing::TestWithParam<model::Named> {
     for (int step = 0; step < most_steps; ++step) {
       const auto loss = model.loss(ids, targets, document_starts);
       if (loss.losses.mean().item<double>() < learnt) return step;
+      gradients.begin_micro_batch();
       loss.objective.backward();
-      optimizer.step(take_gradients(model), lr, 1.0 / (rows * length));
+      gradients.end_micro_batch();
+      optimizer.step(flat.values(), gradients.reduce(), lr, 1.0 / (rows * length));
     }
     return most_steps;
-  }
-
- private:
-  static std::vector<at::Tensor> take_gradients(const model::LanguageModel& model) {
-    std::vector<at::Tensor> gradients;
-    for (const parallel::Parameter& p : model.parameters()) {
-      gradients.push_back(p.value.grad());
-      p.value.mutable_grad().reset();
-    }
-    return gradients;
   }
 };
 INSTANTIATE_TEST_SUITE_P(Configurations, Overfit, testing::ValuesIn(model::every_model),

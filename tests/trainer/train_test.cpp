@@ -24,12 +24,15 @@ TEST_F(Train, OneTwoAndFourRanksGiveTheSameBits) {
   const std::vector<std::string> overrides{"trainer.steps=6", "data.validation=" + corpus,
                                            "trainer.validate_every=3"};
   expect_done(run(program(train("alone", overrides))));
-  for (int ranks : {2, 4}) {
-    const std::string name = std::to_string(ranks);
-    expect_done(run(mpirun(ranks, train(name, overrides))));
-    EXPECT_EQ(tensors(name), tensors("alone")) << ranks << " ranks";
-    EXPECT_EQ(metrics(name), metrics("alone")) << ranks << " ranks";
-  }
+  for (int ranks : {2, 4})
+    for (const std::string shard : {"true", "false"}) {
+      const std::string name = std::to_string(ranks) + shard;
+      std::vector<std::string> settings = overrides;
+      settings.push_back("parallel.shard_optimizer=" + shard);
+      expect_done(run(mpirun(ranks, train(name, settings))));
+      EXPECT_EQ(tensors(name), tensors("alone")) << name;
+      EXPECT_EQ(metrics(name), metrics("alone")) << name;
+    }
 }
 
 TEST_F(Train, OneAndTwoThreadsGiveTheSameBits) {

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "common/file.h"
+#include "parallel/mesh.h"
 #include "trainer/agreement.h"
 #include "trainer/commands/commands.h"
 #include "trainer/corpus.h"
@@ -22,6 +23,7 @@ namespace {
 struct Flags {
   std::string checkpoint, corpus, tokens, logits;
   bool json = false;
+  std::int64_t tensor = 1;
 };
 
 // Token ids as text, separated by white space.
@@ -49,10 +51,14 @@ at::Tensor read_ids(const std::string& file, std::int64_t vocab_size) {
   return tokens;
 }
 
-void write_logits(const SavedModel& saved, const Flags& flags) {
+void write_logits(const SavedModel& saved, const Flags& flags, parallel::World& world) {
   const at::NoGradGuard no_grad;
-  const at::Tensor tokens = read_ids(flags.tokens, saved.config.model.vocab_size);
-  write_safetensors(flags.logits, {{"logits", saved.model.logits(saved.model.hidden(tokens)).squeeze(0)}});
+  at::Tensor tokens;
+  agree(world.communicator(), [&] { tokens = read_ids(flags.tokens, saved.config.model.vocab_size); });
+  const at::Tensor logits = saved.model.logits(saved.model.hidden(tokens));
+  agree(world.communicator(), [&] {
+    if (world.rank() == 0) write_safetensors(flags.logits, {{"logits", logits.squeeze(0)}});
+  });
 }
 
 void print(const Evaluation& result, bool json) {
@@ -77,8 +83,11 @@ void print(const Evaluation& result, bool json) {
 
 ExitCode run(const Flags& flags, Invocation& invocation) {
   parallel::World& world = invocation.world;
-  const auto alone = parallel::make_single();  // every rank holds the whole model
   at::set_num_threads(threads_per_process(0, world.processes_on_this_node()));
+  parallel::ParallelConfig axes;
+  axes.tensor = flags.tensor;
+  agree(world.communicator(), [&] { axes = parallel::resolved(axes, world.size()); });
+  const parallel::Mesh mesh(axes, world.communicator());
   std::optional<SavedModel> saved;
   std::optional<Corpus> corpus;
   std::optional<data::EvaluationSampler> sampler;
@@ -87,20 +96,17 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
                "give a corpus (--data PREFIX), or --tokens FILE with --logits OUT");
     WN_REQUIRE(flags.tokens.empty() == flags.logits.empty(),
                "--tokens FILE and --logits OUT.safetensors: one needs the other");
-    saved.emplace(flags.checkpoint, *alone);
+    saved.emplace(flags.checkpoint, mesh.tensor());
     if (flags.corpus.empty()) return;
     corpus.emplace(flags.corpus, saved->config.model.vocab_size);
     sampler.emplace(corpus->tokens, saved->config.data.sequence_length,
                     saved->config.data.separate_documents);
   });
-  if (!flags.tokens.empty())
-    agree(world.communicator(), [&] {
-      if (world.rank() == 0) write_logits(*saved, flags);
-    });
+  if (!flags.tokens.empty()) write_logits(*saved, flags, world);
   if (!corpus) return ExitCode::done;
   const data::Tokenizer* tokenizer = corpus->tokenizer ? corpus->tokenizer.get() : saved->tokenizer.get();
   const Evaluation result =
-      evaluate(saved->model, *sampler, saved->config.trainer.micro_batch, tokenizer, world.communicator());
+      evaluate(saved->model, *sampler, saved->config.trainer.micro_batch, tokenizer, mesh.data());
   if (world.rank() == 0) print(result, flags.json);
   return ExitCode::done;
 }
@@ -116,6 +122,9 @@ Command add_evaluate(CLI::App& program) {
   app->add_option("--data", flags->corpus, "Tokenised corpus, PREFIX.bin and PREFIX.idx")
       ->type_name("PREFIX");
   app->add_flag("--json", flags->json, "Print one JSON object");
+  app->add_option("--tensor", flags->tensor, "Processes that share the model's heads; the others share the corpus")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   app->add_option("--tokens", flags->tokens, "Token ids of one sequence, as text, for --logits")
       ->type_name("FILE");
   app->add_option("--logits", flags->logits, "Write the fp32 logits [T, V] of --tokens")

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include "model/generation.h"
+#include "trainer/agreement.h"
 #include "trainer/commands/commands.h"
 #include "trainer/launch.h"
 #include "trainer/saved_model.h"
@@ -19,7 +21,9 @@ struct Flags {
   model::SamplingConfig sampling{.temperature = 0.8, .top_k = 0, .top_p = 0.95, .seed = 0};
 };
 
-void write(std::string_view text) {
+// On the rank that writes; every rank goes the same way.
+void write(bool writes, std::string_view text) {
+  if (!writes) return;
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
 }
@@ -27,11 +31,12 @@ void write(std::string_view text) {
 // A single text is written while it is generated, several one after the other when all are done.
 class Output {
  public:
-  explicit Output(const Flags& flags) : texts_(flags.prompts), single_(flags.prompts.size() == 1) {
+  Output(const Flags& flags, bool writes)
+      : texts_(flags.prompts), single_(flags.prompts.size() == 1), writes_(writes) {
     for (std::size_t i = 0; i < texts_.size(); ++i)
       streams_.emplace_back(flags.stops, [this, i](std::string_view bytes) { emit(i, bytes); });
     running_.assign(texts_.size(), true);
-    if (single_) write(texts_[0]);
+    if (single_) write(writes_, texts_[0]);
   }
 
   bool running() const { return std::ranges::find(running_, true) != running_.end(); }
@@ -48,28 +53,28 @@ class Output {
   void finish() {
     for (std::size_t i = 0; i < texts_.size(); ++i) {
       if (running_[i]) streams_[i].finish();
-      if (!single_) fmt::print("==> {} <==\n{}", i + 1, texts_[i]);
-      write("\n");
+      write(writes_, single_ ? "\n" : fmt::format("==> {} <==\n{}\n", i + 1, texts_[i]));
     }
   }
 
  private:
   void emit(std::size_t i, std::string_view bytes) {
     texts_[i] += bytes;
-    if (single_) write(bytes);
+    if (single_) write(writes_, bytes);
   }
 
   std::vector<std::string> texts_;
-  bool single_;
+  bool single_, writes_;
   std::vector<StreamedText> streams_;
   std::vector<bool> running_;
 };
 
 ExitCode run(const Flags& flags, Invocation& invocation) {
-  require_one_process(invocation, "generate");
-  at::set_num_threads(threads_per_process(0, 1));
-  const auto alone = parallel::make_single();
-  const SavedModel saved(flags.checkpoint, *alone);
+  parallel::World& world = invocation.world;  // its processes share the model's heads
+  at::set_num_threads(threads_per_process(0, world.processes_on_this_node()));
+  std::optional<SavedModel> loaded;
+  agree(world.communicator(), [&] { loaded.emplace(flags.checkpoint, world.communicator()); });
+  const SavedModel& saved = *loaded;
   const data::Tokenizer& tokenizer = saved.require_tokenizer();
   std::vector<std::vector<std::int32_t>> prompts;
   for (const std::string& prompt : flags.prompts) {
@@ -80,7 +85,7 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
     WN_REQUIRE(!stop.empty(), "--stop: is empty; give the text to stop before");
 
   model::Generator generator(saved.model, flags.sampling, std::move(prompts));
-  Output output(flags);
+  Output output(flags, world.rank() == 0);
   for (std::int64_t i = 0; i < flags.tokens && output.running(); ++i) {
     const std::vector<std::int32_t> tokens = generator.next();
     for (std::size_t text = 0; text < tokens.size(); ++text) output.add(text, tokens[text], tokenizer);
@@ -93,7 +98,7 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
 
 Command add_generate(CLI::App& program) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* app = program.add_subcommand("generate", "Continue a text");
+  CLI::App* app = program.add_subcommand("generate", "Continue a text; the processes of a job share the model's heads");
   app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")
       ->required();
   app->add_option("--prompt", flags->prompts,

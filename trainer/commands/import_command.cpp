@@ -3,6 +3,7 @@
 
 #include "trainer/commands/commands.h"
 #include "trainer/formats/format.h"
+#include "parallel/mesh.h"
 #include "trainer/import.h"
 #include "trainer/launch.h"
 
@@ -21,7 +22,8 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
   source.path = flags.path;
   const ImportedModel imported = import_model(source);
   write_imported_run(imported, flags.output,
-                     launch_record(invocation.command_line, invocation.world, imported.config));
+                     launch_record(invocation.command_line, invocation.world,
+                                   parallel::resolved(imported.config.parallel, 1)));
   std::int64_t numbers = 0;
   for (const parallel::Parameter& parameter : imported.parameters) numbers += parameter.value.numel();
   fmt::print(

@@ -1,0 +1,37 @@
+// The values of the parameters in flat memory, so that the ranks of the data axis can update a part each and
+// gather the whole.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "parallel/background.h"
+#include "parallel/flat_layout.h"
+#include "parallel/parameters.h"
+
+namespace wuneng::parallel {
+
+class FlatParameters {
+ public:
+  // Moves the parameters' values into flat memory; they stay the model's.
+  FlatParameters(const Parameters& parameters, const FlatLayout& layout, Background& data_group);
+
+  const at::Tensor& values() const { return flat_; }
+
+  // After an update of layout.owned(): brings the other ranks' pieces over in the background, those first that
+  // the model uses first.
+  void gather();
+  // Until the first `parameters`, in order of use, are there.
+  void wait_for(std::size_t parameters);
+  void wait() { wait_for(arrivals_.size()); }
+
+ private:
+  at::Tensor flat_;
+  const FlatLayout* layout_;
+  Background* data_group_;
+  std::vector<std::int64_t> arrivals_;  // of each parameter: the call that brings it
+};
+
+}  // namespace wuneng::parallel

@@ -1,0 +1,112 @@
+// Whole runs whose ranks share the heads: the same curve as one process, and checkpoints that go from any mesh
+// to any other.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <sstream>
+
+#include "common/check.h"
+#include "tests/support/tiny_run.h"
+
+namespace wuneng::tests {
+namespace {
+
+using testing::HasSubstr;
+
+struct Variant {
+  const char* name;
+  std::vector<std::string> settings;
+};
+
+// Between them: every kind of head, fusion, middle head and feed-forward, and a vocabulary that two ranks
+// cannot halve.
+const Variant variants[] = {
+    {"GatedWithMixedMiddleHeads",
+     {"model.attention.heads=4", "model.attention.kv_heads=2", "model.attention.head_size=16",
+      "model.state.heads=2", "model.fusion.mode=gated", "model.middle.mode=mixed", "model.middle.heads=6",
+      "model.logit_pull=1e-4"}},
+    {"AdditiveWithKeys",
+     {"model.state.heads=2", "model.fusion.mode=additive", "model.middle.mode=key", "model.middle.heads=2",
+      "model.tied_head=true"}},
+    {"Transformer", {"model.state.heads=0", "model.attention.heads=4", "model.attention.head_size=16"}},
+    {"Rwkv7",
+     {"model.attention.heads=0", "model.state.heads=2", "model.ffn.kind=rwkv", "model.norm=layer",
+      "model.embedding_norm=true", "model.init=rwkv"}},
+};
+
+void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
+
+class TensorParallel : public TinyRun, public testing::WithParamInterface<Variant> {
+ protected:
+  std::vector<std::string> with(const std::vector<std::string>& more) const {
+    std::vector<std::string> all = GetParam().settings;
+    all.insert(all.end(), {"trainer.steps=8", "data.validation=" + corpus, "trainer.validate_every=4"});
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+
+  void done(const Finished& finished) { ASSERT_EQ(finished.exit_code, 0) << finished.out; }
+
+  // Every loss of a run, of training and validation.
+  std::vector<double> losses(const std::string& name) {
+    std::vector<double> found;
+    std::istringstream lines(metrics(name));
+    for (std::string line; std::getline(lines, line);)
+      if (const std::size_t at = line.find("loss\":"); at != std::string::npos)
+        found.push_back(std::stod(line.substr(at + 6)));
+    return found;
+  }
+
+  void expect_same_curve(const std::string& name, const std::string& wanted) {
+    const std::vector<double> ours = losses(name), theirs = losses(wanted);
+    ASSERT_EQ(ours.size(), theirs.size());
+    ASSERT_EQ(ours.size(), 10u);
+    for (std::size_t i = 0; i < ours.size(); ++i) EXPECT_NEAR(ours[i], theirs[i], 1e-5 * theirs[i]) << name << " " << i;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Configurations, TensorParallel, testing::ValuesIn(variants),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(TensorParallel, RanksThatShareTheHeadsLearnTheSame) {
+  done(run(program(train("alone", with({})))));
+  done(run(mpirun(2, train("two", with({"parallel.tensor=2"})))));
+  done(run(mpirun(4, train("four", with({"parallel.tensor=2"})))));
+  expect_same_curve("two", "alone");
+  EXPECT_EQ(tensors("four"), tensors("two"));  // elastic to the bit over the data axis
+  EXPECT_EQ(metrics("four"), metrics("two"));
+}
+
+TEST_P(TensorParallel, ARunGoesOnOnAnotherMesh) {
+  done(run(program(train("alone", with({})))));
+  done(run(mpirun(4, train("moving", with({"parallel.tensor=2", "trainer.steps=8", "trainer.checkpoint.every=3"})))));
+  const auto checkpoint = [&](int step) { return scratch / "moving" / "checkpoints" / fmt::format("step-{:08}", step); };
+  std::filesystem::remove_all(checkpoint(8));  // as if killed after step 6
+  ASSERT_TRUE(std::filesystem::exists(checkpoint(6)));
+  done(run(program(train("moving", with({})))));
+  expect_same_curve("moving", "alone");
+}
+
+TEST_F(TinyRun, NumbersOfRanksThatDoNotDivideTheHeadsAreNamed) {
+  const Finished end = run(mpirun(2, train("run", {"parallel.tensor=2", "model.attention.heads=4"})));
+  EXPECT_EQ(end.exit_code, static_cast<int>(ExitCode::usage));
+  EXPECT_THAT(end.out, HasSubstr("parallel.tensor = 2: does not divide model.state.heads = 1"));
+}
+
+TEST_F(TinyRun, GenerationAndEvaluationShareTheHeadsToo) {
+  const std::vector<std::string> settings{"trainer.steps=2", "model.state.heads=2"};
+  ASSERT_EQ(run(program(train("run", settings))).exit_code, 0);
+  const std::string folder = (scratch / "run").string();
+  const std::vector<std::string> generate{"generate", folder, "--prompt", "in the", "--tokens", "20", "--temperature", "0"};
+  const Finished alone = run(program(generate)), together = run(mpirun(2, generate));
+  ASSERT_EQ(alone.exit_code, 0) << alone.out;
+  EXPECT_EQ(together.out, alone.out);
+  const Finished one = run(program({"evaluate", folder, "--data", corpus})),
+                 two = run(mpirun(2, {"evaluate", folder, "--data", corpus, "--tensor", "2"}));
+  ASSERT_EQ(one.exit_code, 0) << one.out;
+  ASSERT_EQ(two.exit_code, 0) << two.out;
+  const auto loss = [](const std::string& out) { return std::stod(out.substr(out.find("loss") + 4)); };
+  EXPECT_NEAR(loss(two.out), loss(one.out), 1e-5 * loss(one.out));
+}
+
+}  // namespace
+}  // namespace wuneng::tests
