@@ -53,7 +53,7 @@ TEST(Checkpoint, WithoutATokenizerThereIsNoFile) {
   const fs::path folder = save_checkpoint(scratch.path(), info, model_at(1), {}, 0);
   EXPECT_FALSE(fs::exists(folder / "tokenizer.json"));
   EXPECT_EQ(Checkpoint(folder).info().tokenizer, "");
-  Checkpoint(folder).load_optimizer({});
+  Checkpoint(folder).load_optimizer(NamedTensors{});
 }
 
 TEST(Checkpoint, ListsItsTensorsInOrder) {
