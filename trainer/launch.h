@@ -21,8 +21,8 @@ std::string build_identity();
 // ranks call it.
 Json launch_record(const std::string& command_line, parallel::World& world, const Config& config);
 
-// The lines that rank 0 prints before the first step.
-std::string banner(const Config& config, const parallel::World& world, const model::LanguageModel& model,
+// The lines that rank 0 prints before the first step; `launch` is the launch_record.
+std::string banner(const Config& config, const Json& launch, const model::LanguageModel& model,
                    const data::TokenFile& corpus, const std::string& folder);
 
 }  // namespace wuneng::trainer
