@@ -133,6 +133,19 @@ void widen(const std::byte* from, std::span<std::int64_t> out) {
   }
 }
 
+void widen_tokens(const std::byte* from, int bytes_per_token, std::span<std::int64_t> out) {
+  switch (bytes_per_token) {
+    case 1:
+      return widen<std::uint8_t>(from, out);
+    case 2:
+      return widen<std::uint16_t>(from, out);
+    case 4:
+      return widen<std::int32_t>(from, out);
+    default:
+      return widen<std::int64_t>(from, out);
+  }
+}
+
 // An empty .bin, after the index beside it is gone for good: an index must never describe another corpus'
 // tokens.
 OutputFile open_bin(const std::filesystem::path& prefix) {
@@ -170,6 +183,7 @@ TokenFile::TokenFile(const std::filesystem::path& prefix, std::int64_t vocab_siz
                  "tokenizer's size",
                  bin_.path().string(), begin + static_cast<std::int64_t>(i), part[i], vocab_size - 1);
   }
+  vocab_size_ = vocab_size;
 }
 
 void TokenFile::read(std::int64_t begin, std::span<std::int64_t> out) const {
@@ -177,17 +191,13 @@ void TokenFile::read(std::int64_t begin, std::span<std::int64_t> out) const {
   WN_CHECK(begin >= 0 && count <= tokens_ - begin,
            "{}: {} tokens from token {} on are asked for, but there are {}", bin_.path().string(), count,
            begin, tokens_);
-  const std::byte* from = bin_.bytes().data() + begin * bytes_per_token_;
-  switch (bytes_per_token_) {
-    case 1:
-      return widen<std::uint8_t>(from, out);
-    case 2:
-      return widen<std::uint16_t>(from, out);
-    case 4:
-      return widen<std::int32_t>(from, out);
-    default:
-      return widen<std::int64_t>(from, out);
-  }
+  widen_tokens(bin_.bytes().data() + begin * bytes_per_token_, bytes_per_token_, out);
+  if (vocab_size_ == 0) return;
+  const auto bad = std::ranges::find_if(out, [&](std::int64_t id) { return id < 0 || id >= vocab_size_; });
+  WN_CHECK(bad == out.end(),
+           "{}: token {} now has id {}, outside the vocabulary 0 .. {}: the file was changed, or its disk is "
+           "damaged, after the start; put it back and run the same command again",
+           bin_.path().string(), begin + (bad - out.begin()), *bad, vocab_size_ - 1);
 }
 
 TokenFileWriter::TokenFileWriter(const std::filesystem::path& prefix, std::int64_t vocab_size)

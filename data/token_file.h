@@ -28,7 +28,8 @@ class TokenFile {
   std::int64_t documents() const { return static_cast<std::int64_t>(document_starts_.size()); }
   // Stream position of each document's first token, increasing; the first is 0.
   std::span<const std::int64_t> document_starts() const { return document_starts_; }
-  // Copies tokens [begin, begin + out.size()) of the stream.
+  // Copies tokens [begin, begin + out.size()) of the stream. Throws Error when one is outside the vocabulary,
+  // which it was not when the file was opened.
   void read(std::int64_t begin, std::span<std::int64_t> out) const;
   // Identity of the corpus: a hash of the whole index and of every token.
   std::uint64_t hash() const { return hash_; }
@@ -41,6 +42,7 @@ class TokenFile {
   std::int64_t tokens_ = 0;
   std::vector<std::int64_t> document_starts_;
   std::uint64_t hash_ = 0;
+  std::int64_t vocab_size_ = 0;  // 0: ids are not checked
 };
 
 // Writes a corpus document by document. finish() puts PREFIX.idx in place last: without it the corpus does

@@ -2,12 +2,14 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
 
 #include "common/check.h"
 #ifdef WUNENG_WITH_MPI
 #include "parallel/mpi.h"
+#include "parallel/self_test.h"
 #endif
 
 namespace wuneng::parallel {
@@ -26,16 +28,34 @@ std::string host_name() {
   return name;
 }
 
+#ifdef WUNENG_WITH_MPI
+int start_limit() {
+  const char* value = std::getenv("WUNENG_START_LIMIT");
+  return value ? std::max(1, std::atoi(value)) : 120;
+}
+
+// This process before MPI has told its rank.
+std::string who(const std::string& host) {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
+    if (const char* value = std::getenv(name)) return fmt::format("rank {} on {}", value, host);
+  return fmt::format("a rank on {}", host);
+}
+#endif
+
 }  // namespace
 
-World::World() : communicator_(make_single()), host_(host_name()) {
+World::World()
+    : calls_(std::make_unique<Calls>()),
+      communicator_(make_recorded(make_single(), *calls_)),
+      host_(host_name()) {
   const int launched = launched_processes();
   if (launched == 0) return;
 #ifdef WUNENG_WITH_MPI
+  const StartLimit limit(start_limit(), who(host_));
   int provided = 0;
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided);
   mpi_ = true;
-  communicator_ = make_mpi(MPI_COMM_WORLD);
+  communicator_ = make_recorded(make_mpi(MPI_COMM_WORLD), *calls_);
   WN_REQUIRE(provided == MPI_THREAD_MULTIPLE,
              "MPI grants thread level {} instead of MPI_THREAD_MULTIPLE ({}); use another build of MPI",
              provided, static_cast<int>(MPI_THREAD_MULTIPLE));
@@ -53,6 +73,7 @@ World::World() : communicator_(make_single()), host_(host_name()) {
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
   MPI_Comm_size(node, &processes_on_this_node_);
   MPI_Comm_free(&node);
+  self_test(*communicator_, host_);
 #else
   WN_REQUIRE(
       launched == 1,
@@ -69,8 +90,11 @@ World::~World() {
 #endif
 }
 
+std::string World::name() const { return fmt::format("rank {} of {} on {}", rank(), size(), host_); }
+
 void World::abort(int exit_code) {
 #ifdef WUNENG_WITH_MPI
+  ::alarm(10);  // should the launcher be out of reach
   if (mpi_) MPI_Abort(MPI_COMM_WORLD, exit_code);
 #endif
   std::_Exit(exit_code);

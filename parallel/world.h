@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "parallel/calls.h"
 #include "parallel/communicator.h"
 
 namespace wuneng::parallel {
@@ -13,7 +14,8 @@ namespace wuneng::parallel {
 class World {
  public:
   // Throws UsageError when the launcher says that there are several processes but they cannot see each other,
-  // or when the program was built without MPI.
+  // or when the program was built without MPI; Error when the self-test of the network fails. Ends the
+  // process when the ranks do not reach each other within $WUNENG_START_LIMIT seconds (else 120).
   World();
   ~World();
   World(const World&) = delete;
@@ -24,12 +26,15 @@ class World {
   int size() const { return communicator_->size(); }
   int processes_on_this_node() const { return processes_on_this_node_; }
   const std::string& host() const { return host_; }
+  std::string name() const;                                // "rank 1 of 2 on host"
   const std::string& library() const { return library_; }  // "Open MPI v4.1.4 ...", or "none"
+  const Calls& calls() const { return *calls_; }           // of the communicator and what is split from it
 
   // Ends every process of the job at once with this exit code, from any rank, without waiting for the others.
   [[noreturn]] void abort(int exit_code);
 
  private:
+  std::unique_ptr<Calls> calls_;
   std::unique_ptr<Communicator> communicator_;
   std::string host_;
   std::string library_ = "none";

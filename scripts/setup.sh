@@ -32,13 +32,17 @@ system_packages=(g++ cmake ninja-build pkg-config git ca-certificates python3 py
   libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev
   xz-utils bzip2)
 
+# Hosts made of network namespaces (tests/multinode), and what reads shell scripts.
+test_packages=(iproute2 util-linux shellcheck)
+
 setup_system() {
+  local wanted=("${system_packages[@]}") missing
+  if $tests; then wanted+=("${test_packages[@]}"); fi
   if ! command -v apt-get >/dev/null; then
-    say "no apt-get here: taking for granted that these Debian packages, or their like, are installed: ${system_packages[*]}"
+    say "no apt-get here: taking for granted that these Debian packages, or their like, are installed: ${wanted[*]}"
     return
   fi
-  local missing
-  mapfile -t missing < <(missing_packages "${system_packages[@]}")
+  mapfile -t missing < <(missing_packages "${wanted[@]}")
   if [ ${#missing[@]} = 0 ]; then return; fi
   step "system packages" "Is the network there? Else install as root and run this again: apt-get install ${missing[*]}" \
     install_packages "${missing[@]}"

@@ -1,6 +1,7 @@
 #include "trainer/agreement.h"
 
 #include <c10/util/Exception.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <map>
@@ -8,16 +9,6 @@
 
 namespace wuneng::trainer {
 namespace {
-
-// Ranks as "1" or "1, 3 and 5 more".
-std::string list_ranks(const std::vector<int>& ranks) {
-  std::string text;
-  constexpr std::size_t shown = 8;
-  for (std::size_t i = 0; i < std::min(ranks.size(), shown); ++i)
-    text += fmt::format("{}{}", i ? ", " : "", ranks[i]);
-  if (ranks.size() > shown) text += fmt::format(" and {} more", ranks.size() - shown);
-  return text;
-}
 
 struct Failure {
   std::string message;  // empty: none
@@ -39,6 +30,12 @@ Failure attempt(const std::function<void()>& work) {
   }
 }
 
+std::string host_name() {
+  char name[256] = "unknown";
+  ::gethostname(name, sizeof name - 1);
+  return name;
+}
+
 void print(const std::string& message) {
   std::fprintf(stderr, "wuneng: error: %s\n", message.c_str());
   std::fflush(stderr);
@@ -46,19 +43,31 @@ void print(const std::string& message) {
 
 }  // namespace
 
+std::string list_ranks(const std::vector<int>& ranks) {
+  std::string text;
+  constexpr std::size_t shown = 8;
+  for (std::size_t i = 0; i < std::min(ranks.size(), shown); ++i)
+    text += fmt::format("{}{}", i ? ", " : "", ranks[i]);
+  if (ranks.size() > shown) text += fmt::format(" and {} more", ranks.size() - shown);
+  return text;
+}
+
 void agree(parallel::Communicator& world, const std::function<void()>& work) {
   const Failure mine = attempt(work);
   const std::vector<std::string> all = world.all_gather_text(
-      mine.message.empty() ? "" : fmt::format("{}{}", static_cast<int>(mine.code), mine.message));
+      mine.message.empty() ? ""
+                           : fmt::format("{}{}\n{}", static_cast<int>(mine.code), host_name(), mine.message));
   std::vector<int> failed;
   for (int r = 0; r < world.size(); ++r)
     if (!all[r].empty()) failed.push_back(r);
   if (failed.empty()) return;
   const std::string& first = all[failed.front()];
+  const std::size_t line = first.find('\n');
   const auto code = static_cast<ExitCode>(first[0] - '0');
+  const std::string host = first.substr(1, line - 1), message = first.substr(line + 1);
   const bool everywhere = static_cast<int>(failed.size()) == world.size();
   throw AgreedError(
-      everywhere ? first.substr(1) : fmt::format("rank {}: {}", list_ranks(failed), first.substr(1)), code);
+      everywhere ? message : fmt::format("rank {} on {}: {}", list_ranks(failed), host, message), code);
 }
 
 void check_same(parallel::World& world, const std::vector<Fact>& facts) {
@@ -97,15 +106,19 @@ int run_guarded(parallel::World& world, const std::function<ExitCode()>& body,
       result = error.code();
     }
   });
-  if (!agreed.empty() && world.rank() == 0) print(agreed);
+  const std::string place = where();
+  if (!agreed.empty() && world.rank() == 0) {
+    const bool running = result == ExitCode::failed && place.starts_with("step");
+    print(running ? fmt::format("{} ({})", agreed, place) : agreed);
+  }
   if (failure.message.empty()) return static_cast<int>(result);
   if (world.size() == 1) {
     print(failure.message);
     return static_cast<int>(failure.code);
   }
-  const std::string place = where();
-  print(fmt::format("rank {} of {} on {}{}{}: {}", world.rank(), world.size(), world.host(),
-                    place.empty() ? "" : ", ", place, failure.message));
+  const std::string call = world.calls().describe();
+  print(fmt::format("{}{}{}: {}{}{}", world.name(), place.empty() ? "" : ", ", place, failure.message,
+                    call.empty() ? "" : "; ", call));
   world.abort(static_cast<int>(failure.code));
 }
 

@@ -17,6 +17,9 @@ class AgreedError : public Error {
   using Error::Error;
 };
 
+// Ranks as "1" or "1, 3 and 5 more".
+std::string list_ranks(const std::vector<int>& ranks);
+
 // Runs `work` on every rank. If it throws on any, every rank throws AgreedError with the first failing rank's
 // message (and which ranks failed, unless all did) instead of waiting for ever for the others.
 void agree(parallel::Communicator& world, const std::function<void()>& work);

@@ -19,6 +19,16 @@ struct CheckpointConfig {
   std::int64_t keep = 2;   // newest checkpoints kept; 0: all
 };
 
+// Seconds that a rank may spend without any progress before the watchdog ends the job; 0: for ever.
+struct StuckAfterConfig {
+  std::int64_t start = 1800;  // reading the corpus and the checkpoint
+  std::int64_t data = 600;
+  std::int64_t compute = 600;  // forward, backward, optimizer
+  std::int64_t collective = 600;
+  std::int64_t validation = 1800;
+  std::int64_t checkpoint = 1800;
+};
+
 struct TrainerConfig {
   std::int64_t steps = 1000;
   std::int64_t global_batch = 16;   // sequences per step, over all ranks
@@ -27,6 +37,7 @@ struct TrainerConfig {
   std::int64_t log_every = 10;      // steps between lines in the log; metrics.jsonl has every step
   std::int64_t threads = 0;         // per process; 0: the cores of the node divided by its processes
   CheckpointConfig checkpoint;
+  StuckAfterConfig stuck_after;
 };
 
 struct Config {

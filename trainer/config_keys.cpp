@@ -225,6 +225,19 @@ std::vector<Key> training_keys() {
        "from one checkpoint to the next; 0: only at the end and on signals", Resume::free},
       {"trainer.checkpoint.keep", IntegerKind{AT(trainer.checkpoint.keep), 0, million}, "",
        "how many of the newest checkpoints are kept; 0: all", Resume::free},
+      {"trainer.stuck_after.start", IntegerKind{AT(trainer.stuck_after.start), 0, billion}, "seconds",
+       "the job ends when reading corpus and checkpoint makes no progress for so long; 0: never",
+       Resume::free},
+      {"trainer.stuck_after.data", IntegerKind{AT(trainer.stuck_after.data), 0, billion}, "seconds",
+       "the same while samples are read", Resume::free},
+      {"trainer.stuck_after.compute", IntegerKind{AT(trainer.stuck_after.compute), 0, billion}, "seconds",
+       "the same in the forward pass, the backward pass or the optimizer", Resume::free},
+      {"trainer.stuck_after.collective", IntegerKind{AT(trainer.stuck_after.collective), 0, billion},
+       "seconds", "the same while waiting for other ranks", Resume::free},
+      {"trainer.stuck_after.validation", IntegerKind{AT(trainer.stuck_after.validation), 0, billion},
+       "seconds", "the same during validation", Resume::free},
+      {"trainer.stuck_after.checkpoint", IntegerKind{AT(trainer.stuck_after.checkpoint), 0, billion},
+       "seconds", "the same while a checkpoint is saved", Resume::free},
   };
 }
 

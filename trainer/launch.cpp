@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include <fmt/chrono.h>
@@ -24,6 +25,19 @@ std::string short_count(double count) {
   if (count >= 1e6) return fmt::format("{:.2f} M", count / 1e6);
   if (count >= 1e3) return fmt::format("{:.1f} k", count / 1e3);
   return fmt::format("{:.0f}", count);
+}
+
+// Hosts by rank as "h1 x 2, h2 x 2".
+std::string count_hosts(const std::vector<std::string>& hosts) {
+  std::map<std::string, int> count;
+  for (const std::string& host : hosts) ++count[host];
+  std::string text;
+  std::size_t shown = 0;
+  for (const auto& [host, processes] : count) {
+    if (++shown > 8) return text + fmt::format(" and {} more", count.size() - 8);
+    text += fmt::format("{}{} x {}", shown > 1 ? ", " : "", host, processes);
+  }
+  return text;
 }
 
 // Variables that change how a job runs.
@@ -75,19 +89,22 @@ Json launch_record(const std::string& command_line, parallel::World& world,
           {"environment", relevant_environment()}};
 }
 
-std::string banner(const Config& config, const parallel::ParallelConfig& axes, const parallel::World& world,
-                   const model::LanguageModel& model, const data::TokenFile& corpus, const std::string& folder) {
+std::string banner(const Config& config, const Json& launch, const model::LanguageModel& model,
+                   const data::TokenFile& corpus, const std::string& folder) {
   const model::ModelConfig& m = config.model;
   const std::int64_t batch_tokens = config.trainer.global_batch * config.data.sequence_length;
   return fmt::format(
       "{}\n"
       "mpi      {}; {} process(es) of {} thread(s), mesh data {} x tensor {}\n"
+      "hosts    {}\n"
       "model    {} parameters: {} layers of {} attention + {} state heads, width {}, vocabulary {}\n"
       "data     {}: {} tokens in {} documents, hash {}\n"
       "step     {} sequences of {} = {} tokens, in micro-batches of {}\n"
       "run      {} (configuration {})",
-      build_identity(), world.library(), world.size(), at::get_num_threads(),
-      axes.data, axes.tensor,
+      launch.at("build").get<std::string>(), launch.at("mpi").get<std::string>(),
+      launch.at("processes").get<int>(), launch.at("threads").get<int>(),
+      launch.at("mesh").at("data").get<std::int64_t>(), launch.at("mesh").at("tensor").get<std::int64_t>(),
+      count_hosts(launch.at("hosts").get<std::vector<std::string>>()),
       short_count(static_cast<double>(model.parameter_count())), m.layers, m.attention.heads, m.state.heads,
       m.width, m.vocab_size, corpus.prefix().string(), short_count(static_cast<double>(corpus.tokens())),
       corpus.documents(), hex(corpus.hash()), config.trainer.global_batch, config.data.sequence_length,

@@ -22,8 +22,8 @@ std::string build_identity();
 Json launch_record(const std::string& command_line, parallel::World& world,
                    const parallel::ParallelConfig& axes);
 
-// The lines that rank 0 prints before the first step.
-std::string banner(const Config& config, const parallel::ParallelConfig& axes, const parallel::World& world,
-                   const model::LanguageModel& model, const data::TokenFile& corpus, const std::string& folder);
+// The lines that rank 0 prints before the first step; `launch` is the launch_record.
+std::string banner(const Config& config, const Json& launch, const model::LanguageModel& model,
+                   const data::TokenFile& corpus, const std::string& folder);
 
 }  // namespace wuneng::trainer

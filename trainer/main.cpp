@@ -9,6 +9,7 @@
 #include "common/version.h"
 #include "trainer/agreement.h"
 #include "trainer/commands/commands.h"
+#include "trainer/crash_report.h"
 #include "trainer/launch.h"
 
 namespace {
@@ -64,6 +65,7 @@ int main(int argc, char** argv) {
   try {
     parallel::World world;
     trainer::Activity activity;
+    const trainer::CrashReport crash_report(world, activity);
     return trainer::run_guarded(
         world, [&] { return run_program(argc, argv, world, activity); }, [&] { return activity.describe(); });
   } catch (const Error& error) {  // no world: MPI itself did not start as it should

@@ -54,4 +54,6 @@ Request SignalRequests::take() {
   return taken & save_bit ? Request::save : Request::none;
 }
 
+bool end_was_asked() { return received & insisted_bit; }
+
 }  // namespace wuneng::trainer

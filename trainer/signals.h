@@ -26,4 +26,8 @@ class SignalRequests {
   std::array<struct sigaction, 4> former_;  // in the order of the table in the .cpp
 };
 
+// Whether TERM or INT has come since a SignalRequests was made; taking the request does not forget it. For
+// any thread.
+bool end_was_asked();
+
 }  // namespace wuneng::trainer

@@ -34,6 +34,7 @@
 #include "trainer/sharding.h"
 #include "trainer/signals.h"
 #include "trainer/tensorboard.h"
+#include "trainer/watchdog.h"
 
 namespace wuneng::trainer {
 namespace {
@@ -119,6 +120,7 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     validation_sampler_.emplace(validation_->tokens, data.sequence_length, data.separate_documents);
   });
   check_same(world_, {{"the program's build", build_identity()},
+                      {"the MPI library", world_.library()},
                       {"the configuration", hex(hash_text(to_yaml(config_)))},
                       {"the training corpus " + data.train, hex(train_->tokens.hash())},
                       {"--output", std::filesystem::absolute(options_.output).string()}});
@@ -152,7 +154,7 @@ void Run::open_folder() {
     folder_.open(config_, launch);
     log_to_file(logger_, folder_.log());
   });
-  logger_->info("{}", banner(config_, axes_, world_, *model_, train_->tokens, folder_.path().string()));
+  logger_->info("{}", banner(config_, launch, *model_, train_->tokens, folder_.path().string()));
 }
 
 // Continues from the newest checkpoint of the folder, if there is one.
@@ -203,7 +205,8 @@ ExitCode Run::operator()() {
   }
   const auto due = [&](std::int64_t every) { return every > 0 && position_.step % every == 0; };
   while (position_.step < trainer.steps) {
-    report(step());
+    const StepResult result = step();
+    agree(world_.communicator(), [&] { report(result); });  // its files are those of rank 0
     if (due(trainer.validate_every)) validate();
     const Request request = agreed_request();
     if (due(trainer.checkpoint.every) || request != Request::none) save();
@@ -224,7 +227,8 @@ ExitCode Run::operator()() {
 
 StepResult Run::step() {
   const auto begin = Clock::now();
-  activity_ = {position_.step + 1, "before the step"};
+  activity_.step = position_.step + 1;
+  activity_.phase = "before the step";
   if (options_.before_step) options_.before_step(position_.step + 1);
   StepResult result;
   const double loss_sum = run_micro_batches(result.tokens);
@@ -265,9 +269,12 @@ double Run::run_micro_batches(std::int64_t& tokens) {
   const std::int64_t first = position_.samples + mesh_->data().rank() * local * size;
   const at::Tensor mine = at::empty({local, 2}, at::kDouble);  // loss, tokens
   auto* row = mine.mutable_data_ptr<double>();
-  for (std::int64_t m = 0; m < local; ++m, row += 2) {
-    activity_.phase = "data";
-    const data::Batch batch = sampler_->batch(first + m * size, size);
+  activity_.phase = "data";
+  std::vector<data::Batch> batches;  // all at once: a rank that cannot read its data tells the others
+  agree(world_.communicator(), [&] {
+    for (std::int64_t m = 0; m < local; ++m) batches.push_back(sampler_->batch(first + m * size, size));
+  });
+  for (const data::Batch& batch : batches) {
     activity_.phase = "forward";
     const auto [objective, losses] = model_->loss(batch.tokens, batch.targets, batch.document_starts);
     activity_.phase = "backward";
@@ -276,6 +283,7 @@ double Run::run_micro_batches(std::int64_t& tokens) {
     gradients_->end_micro_batch();
     row[0] = sum_in_order(losses);
     row[1] = static_cast<double>(batch.real_tokens);
+    row += 2;
   }
   activity_.phase = "loss reduction";
   const at::Tensor all = at::empty({mesh_->data().size() * local, 2}, at::kDouble);
@@ -365,10 +373,9 @@ Request Run::agreed_request() {
 
 }  // namespace
 
-std::string Activity::describe() const { return step > 0 ? fmt::format("step {}, {}", step, phase) : phase; }
-
 ExitCode train(const Config& config, const TrainOptions& options, parallel::World& world,
                Activity& activity) {
+  const Watchdog watchdog(config.trainer.stuck_after, world, activity);
   return Run(config, options, world, activity)();
 }
 

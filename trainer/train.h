@@ -8,16 +8,10 @@
 
 #include "common/check.h"
 #include "parallel/world.h"
+#include "trainer/activity.h"
 #include "trainer/config.h"
 
 namespace wuneng::trainer {
-
-// What a rank is doing, for messages about it.
-struct Activity {
-  std::int64_t step = 0;  // 0: before the first step
-  const char* phase = "start";
-  std::string describe() const;  // "step 12, backward"
-};
 
 struct TrainOptions {
   std::filesystem::path output;  // run folder; one that holds a run of this configuration is continued

@@ -1,7 +1,9 @@
 #include "data/token_file.h"
 
 #include <gmock/gmock.h>
+
 #include <gtest/gtest.h>
+#include <fstream>
 
 #include <numeric>
 #include <optional>
@@ -100,6 +102,18 @@ TEST(TokenFile, WhatWasWrittenComesBackInBothWidths) {
     EXPECT_EQ(file.documents(), 3);
     EXPECT_EQ(file.prefix(), scratch / "deep/folder/corpus");
   }
+}
+
+TEST(TokenFile, TokensThatGoBadAfterTheStartAreRefused) {
+  const Scratch scratch;
+  write_corpus(scratch / "corpus", 300, {{7, 1, 2, 299}});
+  const TokenFile file(scratch / "corpus", 300);
+  std::fstream(scratch / "corpus.bin", std::ios::in | std::ios::out | std::ios::binary)
+      << tokens_of({7, 1, 300}, 2);
+  std::vector<std::int64_t> out(2);
+  EXPECT_NO_THROW(file.read(0, out));
+  EXPECT_THAT(message_of<Error>([&] { file.read(1, out); }),
+              AllOf(HasSubstr("corpus.bin: token 2 now has id 300"), HasSubstr("0 .. 299")));
 }
 
 TEST(TokenFile, WriterMakesTheBytesOfTheFormat) {

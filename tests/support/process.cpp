@@ -7,6 +7,9 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 
 namespace wuneng::tests {
 namespace {
@@ -70,6 +73,22 @@ Finished Process::wait() {
 
 Finished run(const std::vector<std::string>& command) { return Process(command).wait(); }
 
+int process_of_rank(int rank, const std::string& word) {
+  const auto contents = [](const std::filesystem::path& file) {
+    std::ifstream stream(file, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(stream), {});
+  };
+  const std::string variable = "OMPI_COMM_WORLD_RANK=" + std::to_string(rank) + std::string(1, '\0');
+  std::error_code gone;  // processes end while their list is read
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", gone)) {
+    const std::string number = entry.path().filename().string();
+    if (number.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (contents(entry.path() / "cmdline").find(word) == std::string::npos) continue;
+    if (contents(entry.path() / "environ").find(variable) != std::string::npos) return std::stoi(number);
+  }
+  return 0;
+}
+
 std::vector<std::string> program(const std::vector<std::string>& arguments) {
   std::vector<std::string> command{std::getenv("WUNENG")};
   command.insert(command.end(), arguments.begin(), arguments.end());
@@ -82,5 +101,7 @@ std::vector<std::string> mpirun(int ranks, const std::vector<std::string>& argum
   command.insert(command.end(), rest.begin(), rest.end());
   return command;
 }
+
+std::string source(const std::string& path) { return std::string(std::getenv("WUNENG_SOURCE")) + "/" + path; }
 
 }  // namespace wuneng::tests

@@ -34,8 +34,14 @@ class Process {
 
 Finished run(const std::vector<std::string>& command);
 
+// The process of this rank of a job, found by a word of its command line, such as its run folder; 0: there is
+// none.
+int process_of_rank(int rank, const std::string& word);
+
 // $WUNENG with these arguments; and the same started by mpirun.
 std::vector<std::string> program(const std::vector<std::string>& arguments);
 std::vector<std::string> mpirun(int ranks, const std::vector<std::string>& arguments);
+// A path inside the sources.
+std::string source(const std::string& path);
 
 }  // namespace wuneng::tests

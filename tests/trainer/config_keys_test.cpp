@@ -92,6 +92,12 @@ const std::map<std::string, std::string>& other_values() {
       {"trainer.threads", "13"},
       {"trainer.checkpoint.every", "14"},
       {"trainer.checkpoint.keep", "15"},
+      {"trainer.stuck_after.start", "16"},
+      {"trainer.stuck_after.data", "17"},
+      {"trainer.stuck_after.compute", "18"},
+      {"trainer.stuck_after.collective", "19"},
+      {"trainer.stuck_after.validation", "20"},
+      {"trainer.stuck_after.checkpoint", "21"},
   };
   return values;
 }
@@ -189,7 +195,13 @@ TEST(ConfigKeys, OnlySharedKeysChangeTheIdentity) {
                                       "trainer.log_every",
                                       "trainer.threads",
                                       "trainer.checkpoint.every",
-                                      "trainer.checkpoint.keep"};
+                                      "trainer.checkpoint.keep",
+                                      "trainer.stuck_after.start",
+                                      "trainer.stuck_after.data",
+                                      "trainer.stuck_after.compute",
+                                      "trainer.stuck_after.collective",
+                                      "trainer.stuck_after.validation",
+                                      "trainer.stuck_after.checkpoint"};
   std::set<std::uint64_t> identities = {identity_hash(Config{})};
   for (const auto& [path, value] : other_values()) {
     const Config before = before_change(path), after = after_change(path, value);

@@ -1,4 +1,5 @@
-// Whole runs through the program: the promises of resuming and of rank counts, signals, and failing ranks.
+// Whole runs through the program: the promises of resuming and of rank counts, signals, and ranks that
+// differ.
 #include "trainer/train.h"
 
 #include <gmock/gmock.h>
@@ -111,28 +112,7 @@ TEST_F(Train, Usr2SavesAndGoesOnAndUsr1SavesAndStopsOnAllRanks) {
   EXPECT_THAT(tensors("run"), HasSubstr("head.weight"));
 }
 
-// ---- failing ----
-
-// `mpirun -n 2` of tests/support/failing_rank.cpp; the healthy rank would wait for the other for ever.
-Finished run_failing(const std::string& how, const std::string& output, const std::string& corpus) {
-  const std::string config = std::string(std::getenv("WUNENG_SOURCE")) + "/configs/tiny.yaml";
-  return run(
-      {"mpirun", "-n", "2", std::getenv("WUNENG_FAILING_RANK"), how, "1", "3", config, output, corpus});
-}
-
-TEST_F(Train, ARankThatThrowsEndsTheJobSoonWithRankHostPlaceAndReason) {
-  const Finished end = run_failing("throw", (scratch / "run").string(), corpus);
-  EXPECT_EQ(end.exit_code, static_cast<int>(ExitCode::failed)) << end.out;
-  EXPECT_THAT(end.out,
-              testing::ContainsRegex("rank 1 of 2 on [^ ]+, step 3, before the step: the test's fault"));
-  EXPECT_LT(end.seconds, 10.0);
-}
-
-TEST_F(Train, ARankThatCrashesEndsTheJobSoon) {
-  const Finished end = run_failing("crash", (scratch / "run").string(), corpus);
-  EXPECT_NE(end.exit_code, 0) << end.out;
-  EXPECT_LT(end.seconds, 10.0);
-}
+// ---- ranks that differ ----
 
 TEST_F(Train, RanksOfDifferentConfigurationsAreNamed) {
   std::vector<std::string> command{"mpirun", "-n", "1", std::getenv("WUNENG")};

@@ -1,0 +1,153 @@
+#include "trainer/watchdog.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+#include <string_view>
+#include <tuple>
+
+#include "trainer/agreement.h"
+#include "trainer/signals.h"
+
+namespace wuneng::trainer {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto tick = 100ms;
+constexpr auto patience = 2s;  // for the words of other ranks
+
+// Not through stdio, whose lock the main thread may hold.
+void print(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+    if (written <= 0) return;
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+}  // namespace
+
+Watchdog::Watchdog(const StuckAfterConfig& limits, parallel::World& world, const Activity& activity)
+    : limits_(limits),
+      world_(world),
+      activity_(activity),
+      hosts_(world.communicator().all_gather_text(world.host())),
+      roll_call_(world),
+      main_thread_(::pthread_self()),
+      thread_([this] { watch(); }) {}
+
+Watchdog::~Watchdog() {
+  {
+    const std::lock_guard lock(mutex_);
+    done_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void Watchdog::watch() {
+  const auto position = [&] {
+    return std::tuple(activity_.step.load(), activity_.phase.load(), world_.calls().events());
+  };
+  auto last = position();
+  auto before = Clock::now();
+  Seconds stuck{0};
+  std::unique_lock lock(mutex_);
+  while (!changed_.wait_for(lock, tick, [&] { return done_; })) {
+    // A job that was suspended as a whole and goes on is not stuck: only time in which this thread ran
+    // counts.
+    const auto now = Clock::now();
+    stuck += std::min<Seconds>(now - before, 1s);
+    before = now;
+    if (const auto here = position(); here != last) {
+      last = here;
+      stuck = Seconds{0};
+    }
+    tell_of_the_end();
+    if (roll_call_.answer(place(false)) && !asked_) {
+      asked_ = true;
+      // The others wait in a collective, and this rank is not in it: it is the one to look at.
+      if (!world_.calls().in_call()) print_own("other ranks wait for this one");
+    }
+    if (const Limit most = limit(); most.seconds.count() > 0 && stuck >= most.seconds)
+      end_the_job(fmt::format("no progress for {:.0f} s (trainer.stuck_after.{})", stuck.count(), most.key));
+  }
+}
+
+Watchdog::Limit Watchdog::limit() const {
+  const std::string_view phase = activity_.phase.load();
+  const auto of = [](const char* key, std::int64_t seconds) {
+    return Limit{key, Seconds(static_cast<double>(seconds))};
+  };
+  if (phase == "start") return of("start", limits_.start);
+  if (phase == "validation") return of("validation", limits_.validation);
+  if (phase == "checkpoint") return of("checkpoint", limits_.checkpoint);
+  if (world_.calls().in_call()) return of("collective", limits_.collective);
+  if (phase == "data") return of("data", limits_.data);
+  return of("compute", limits_.compute);
+}
+
+std::string Watchdog::place(bool with_time) const {
+  const std::string calls = world_.calls().describe(with_time);
+  return activity_.describe() + (calls.empty() ? "" : "; " + calls);
+}
+
+// A rank that is killed cannot say where it was, but the launcher then ends the others, and leaves them time
+// to say it. Two of them, in case that one is the killed one.
+void Watchdog::tell_of_the_end() {
+  if (told_ || !end_was_asked()) return;
+  told_ = true;
+  if (world_.size() > 1 && world_.rank() < 2)
+    print(fmt::format("wuneng: {}: told to end (SIGTERM or SIGINT), at {}\n", world_.name(), place(true)));
+}
+
+// One rank speaks for all that hang in the same collective: the first, or a later one when no other has
+// asked.
+void Watchdog::end_the_job(const std::string& why) {
+  ::alarm(30);  // should any of this hang too
+  const auto turn = Clock::now() + patience * std::min(world_.rank(), 4);
+  while (!asked_ && Clock::now() < turn) {
+    std::this_thread::sleep_for(tick);
+    asked_ = roll_call_.answer(place(false));
+  }
+  if (!asked_ || !world_.calls().in_call()) print_own(why);
+  if (asked_) std::this_thread::sleep_for(2 * patience);  // until the one that asked ends the job
+  print_others(roll_call_.ask(place(false), patience));
+  world_.abort(static_cast<int>(ExitCode::failed));
+}
+
+void Watchdog::print_own(const std::string& what) {
+  if (printed_) return;
+  printed_ = true;
+  std::string text = fmt::format("wuneng: error: {}: {}, at {}\n", world_.name(), what, place(true));
+  if (const Stack stack = stacks_.of(main_thread_); stack.depth > 0)
+    text += fmt::format("stack of the main thread of rank {}:\n{}", world_.rank(), to_text(stack));
+  else
+    text += "its main thread does not answer: it waits inside the kernel, as for a disk\n";
+  print(text);
+}
+
+// What every rank said, the same words once; those who said nothing by their hosts.
+void Watchdog::print_others(const std::vector<std::string>& words) const {
+  if (world_.size() == 1) return;
+  std::map<std::string, std::vector<int>> silent, speaking;
+  for (int r = 0; r < world_.size(); ++r) {
+    const auto rank = static_cast<std::size_t>(r);
+    if (words[rank].empty())
+      silent[hosts_[rank]].push_back(r);
+    else
+      speaking[words[rank]].push_back(r);
+  }
+  std::string text;
+  for (const auto& [host, ranks] : silent)
+    text += fmt::format("wuneng: error: no word from rank {} on {}: stopped, dead or cut off\n",
+                        list_ranks(ranks), host);
+  for (const auto& [said, ranks] : speaking)
+    text += fmt::format("wuneng: rank {}: at {}\n", list_ranks(ranks), said);
+  print(text);
+}
+
+}  // namespace wuneng::trainer
