@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
+#include <vector>
 
 #include "kernels/op.h"
 #include "kernels/simd.h"
@@ -18,12 +19,14 @@ using torch::autograd::variable_list;
 template <class T>
 at::Tensor angles(const at::Tensor& like, std::int64_t tokens, std::int64_t N, std::int64_t first,
                   double base, double step, double direction) {
+  std::vector<double> frequencies;
+  for (std::int64_t i = 0; i < N / 2; ++i)
+    frequencies.push_back(std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(N)));
   at::Tensor table = at::empty({tokens, 2, N / 2}, like.options());
   T* out = table.mutable_data_ptr<T>();
   for (std::int64_t t = 0; t < tokens; ++t, out += N)
     for (std::int64_t i = 0; i < N / 2; ++i) {
-      const double angle = static_cast<double>(first + t) * step *
-                           std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(N));
+      const double angle = static_cast<double>(first + t) * step * frequencies[static_cast<std::size_t>(i)];
       out[i] = static_cast<T>(std::cos(angle));
       out[N / 2 + i] = static_cast<T>(direction * std::sin(angle));
     }

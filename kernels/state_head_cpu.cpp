@@ -25,6 +25,7 @@ WUNENG_INLINE void prepare(const Preparation<T>& p, const StateHeadSizes& s, std
     const T *k = p.k + at, *removal = p.removal + h, *replacement = p.replacement + h;
     const T norm = removal_norm(k, removal, s.N);
     const T inverse = T(1) / (norm > T(smallest_norm) ? norm : T(smallest_norm));
+    WUNENG_INDEPENDENT
     for (std::int64_t i = 0; i < s.N; ++i) {
       const T alpha = sigmoid(p.rate_logit[at + i]), kappa = k[i] * removal[i] * inverse;
       p.log_decay[at + i] = T(-decay_scale) * sigmoid(p.decay_logit[at + i]);
@@ -51,6 +52,7 @@ WUNENG_INLINE void prepare_backward(const Preparation<T>& p, const PreparationGr
     const T along =
         projected ? lane_sum<T>(s.N, [&](std::int64_t i) { return d_kappa(i) * k[i] * removal[i] * inverse; })
                   : T(0);
+    WUNENG_INDEPENDENT
     for (std::int64_t i = 0; i < s.N; ++i) {
       const T alpha = sigmoid(p.rate_logit[at + i]), decay = sigmoid(p.decay_logit[at + i]);
       const T kappa = k[i] * removal[i] * inverse;
@@ -87,6 +89,7 @@ WUNENG_INLINE void finish(const Epilogue<T>& e, const StateHeadSizes& s, std::in
   for (std::int64_t row = first * s.H; row < last * s.H; ++row) {
     const std::int64_t at = row * s.N, h = (row % s.H) * s.N;
     const RowStats<T> stats = row_stats(e, at, h, s.N);
+    WUNENG_INDEPENDENT
     for (std::int64_t i = 0; i < s.N; ++i) {
       const T normal = (e.y[at + i] - stats.mean) * stats.scale * e.weight[h + i] + e.bias[h + i];
       out[at + i] = (normal + stats.bonus * e.v[at + i]) * e.gate[at + i];
@@ -107,6 +110,7 @@ WUNENG_INLINE void finish_backward(const Epilogue<T>& e, const EpilogueGradient<
     const T shift = lane_sum<T>(s.N, d_normal) / T(s.N);
     const T projection = lane_sum<T>(s.N, [&](std::int64_t i) { return d_normal(i) * (y[i] - stats.mean); }) *
                          stats.scale * stats.scale / T(s.N);
+    WUNENG_INDEPENDENT
     for (std::int64_t i = 0; i < s.N; ++i) {
       const T centred = y[i] - stats.mean, normal = centred * stats.scale, inner = d[i] * gate[i];
       g.d_gate[at + i] = d[i] * (normal * weight[i] + e.bias[h + i] + stats.bonus * e.v[at + i]);
@@ -143,11 +147,13 @@ WUNENG_INLINE void finish_backward(const Epilogue<T>& e, const EpilogueGradient<
     finish_backward(e, g, s, first, last, sums);                                                         \
   }                                                                                                      \
   WUNENG_SIMD void mix_elements(const ValueMix<T>& m, std::int64_t first, std::int64_t last, T* out) {   \
+    WUNENG_INDEPENDENT                                                                                   \
     for (std::int64_t i = first; i < last; ++i)                                                          \
       out[i] = m.v[i] + (m.first[i] - m.v[i]) * sigmoid(m.logit[i]);                                     \
   }                                                                                                      \
   WUNENG_SIMD void mix_elements_backward(const ValueMix<T>& m, const ValueMixGradient<T>& g,             \
                                          std::int64_t first, std::int64_t last) {                        \
+    WUNENG_INDEPENDENT                                                                                   \
     for (std::int64_t i = first; i < last; ++i) {                                                        \
       const T share = sigmoid(m.logit[i]);                                                               \
       g.d_v[i] = g.d_out[i] * (T(1) - share);                                                            \

@@ -25,7 +25,8 @@ QueryKeyValue Attention::project(const at::Tensor& x) const {
   const auto heads = [&](const at::Tensor& channels) {
     return channels.view({x.size(0), x.size(1), -1, head_size_});
   };
-  return {heads(query_(x)), heads(key_(x)), heads(value_(x))};
+  const std::vector<at::Tensor> out = parallel::column_linears({query_, key_, value_}, x);
+  return {heads(out[0]), heads(out[1]), heads(out[2])};
 }
 
 at::Tensor Attention::heads(const QueryKeyValue& projected, const Documents& documents,

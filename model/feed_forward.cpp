@@ -38,7 +38,10 @@ at::Tensor FeedForward::operator()(const at::Tensor& x, const Documents& documen
 }
 
 at::Tensor FeedForward::activated(const at::Tensor& u) const {
-  if (kind_ == FeedForwardKind::swiglu) return kernels::swiglu(gate_(u), up_(u));
+  if (kind_ == FeedForwardKind::swiglu) {
+    const std::vector<at::Tensor> out = parallel::column_linears({gate_, up_}, u);
+    return kernels::swiglu(out[0], out[1]);
+  }
   return kind_ == FeedForwardKind::gelu ? at::gelu(up_(u), "tanh") : kernels::squared_relu(up_(u));
 }
 

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/attention.h"
 #include "kernels/norm.h"
 #include "kernels/rope.h"
 #include "model/init.h"
@@ -16,7 +17,8 @@
 namespace wuneng::model {
 namespace {
 
-constexpr std::int64_t query_block = 128;  // queries that a window's keys are gathered for at once
+constexpr std::int64_t query_block = 128;    // queries that a window's keys are gathered for at once
+constexpr std::int64_t shortest_tiled = 32;  // tokens; below, tiles of 64 would be mostly empty
 
 // Which keys each query sees, [queries, keys]: queries are the last ones of the keys; window 0: all before.
 at::Tensor visible(std::int64_t queries, std::int64_t keys, std::int64_t window) {
@@ -135,6 +137,11 @@ at::Tensor SoftmaxAttention::attend_masked(const at::Tensor& q, const at::Tensor
   if (config_.softcap > 0.0)
     return capped_attention(q, k, v, visible(queries, keys, windowed ? window_ : 0), config_.softcap);
   const bool square = queries == keys && !windowed;
+  if (square && queries >= shortest_tiled) {
+    const at::Tensor rows = q.transpose(1, 2), key_rows = k.transpose(1, 2);
+    if (kernels::causal_attention_takes(rows, key_rows))
+      return kernels::causal_attention(rows, key_rows, v.transpose(1, 2)).transpose(1, 2);
+  }
   c10::optional<at::Tensor> mask;
   if (!square && (queries > 1 || windowed))  // LibTorch's own causal mask is aligned to the first key
     mask = visible(queries, keys, windowed ? window_ : 0);

@@ -10,6 +10,7 @@
 
 #include "common/check.h"
 #include "common/hash.h"
+#include "kernels/linear.h"
 #include "kernels/op.h"
 #include "parallel/collectives.h"
 
@@ -32,15 +33,20 @@ at::Tensor gathered(const at::Tensor& mine, Communicator& group) {
 }  // namespace
 
 at::Tensor ColumnLinear::operator()(const at::Tensor& x) const {
-  return at::linear(x, weight, kernels::optional(bias));
+  return bias.defined() ? at::linear(x, weight, bias) : kernels::linear_each(x, weight)[0];
+}
+
+std::vector<at::Tensor> column_linears(const std::vector<ColumnLinear>& layers, const at::Tensor& x) {
+  std::vector<at::Tensor> weights, out;
+  for (const ColumnLinear& layer : layers) {
+    if (layer.bias.defined()) out.push_back(layer(x));
+    weights.push_back(layer.weight);
+  }
+  return out.empty() ? kernels::linear_each(x, weights) : out;
 }
 
 at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs) const {
-  WN_CHECK(inputs.size() == weights.size(), "RowLinear: {} inputs for {} matrices", inputs.size(),
-           weights.size());
-  at::Tensor sum = at::linear(inputs[0], weights[0]);
-  for (std::size_t i = 1; i < inputs.size(); ++i) sum = sum.add(at::linear(inputs[i], weights[i]));
-  const at::Tensor whole = leave_shards(sum, *tensor_group);
+  const at::Tensor whole = leave_shards(kernels::linear_sum(inputs, weights), *tensor_group);
   return bias.defined() ? whole.add(bias) : whole;
 }
 

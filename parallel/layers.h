@@ -39,6 +39,10 @@ struct ColumnLinear {
   at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., local rows]
 };
 
+// Several layers of one x: as each of them alone, but the gradients that they send back to x are summed by
+// their products.
+std::vector<at::Tensor> column_linears(const std::vector<ColumnLinear>& layers, const at::Tensor& x);
+
 // y = sum over inputs i of x_i W_i^T + bias with the columns of each W_i [out, heads_i * head_size_i] split
 // by head; one all-reduce for all, after which every rank adds the same bias.
 struct RowLinear {

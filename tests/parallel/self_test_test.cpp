@@ -28,9 +28,15 @@ class Faulty final : public Communicator {
     inner_->all_to_all(send, receive);
     spoil("all_to_all", receive);
   }
+  void reduce_scatter_sum(const at::Tensor& all, const at::Tensor& mine) override {
+    inner_->reduce_scatter_sum(all, mine);
+  }
+  void send(const at::Tensor&, int) override {}
+  void receive(const at::Tensor&, int) override {}
   void barrier() override {}
   std::vector<std::string> all_gather_text(const std::string& mine) override { return {mine}; }
   std::unique_ptr<Communicator> split(int) override { return make_single(); }
+  std::unique_ptr<Communicator> background() override { return make_single(); }
 
  private:
   void spoil(const std::string& call, const at::Tensor& tensor) const {
