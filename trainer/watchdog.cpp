@@ -17,7 +17,8 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
 constexpr auto tick = 100ms;
-constexpr auto patience = 2s;  // for the words of other ranks
+constexpr auto patience = 2s;           // for the words of other ranks
+constexpr auto launcher_notices = 30s;  // that a host is lost, with the settings of scripts/launch/mpirun.sh
 
 // Not through stdio, whose lock the main thread may hold.
 void print(std::string_view text) {
@@ -107,7 +108,7 @@ void Watchdog::tell_of_the_end() {
 // One rank speaks for all that hang in the same collective: the first, or a later one when no other has
 // asked.
 void Watchdog::end_the_job(const std::string& why) {
-  ::alarm(30);  // should any of this hang too
+  ::alarm(60);  // should any of this hang too
   const auto turn = Clock::now() + patience * std::min(world_.rank(), 4);
   while (!asked_ && Clock::now() < turn) {
     std::this_thread::sleep_for(tick);
@@ -115,7 +116,9 @@ void Watchdog::end_the_job(const std::string& why) {
   }
   if (!asked_ || !world_.calls().in_call()) print_own(why);
   if (asked_) std::this_thread::sleep_for(2 * patience);  // until the one that asked ends the job
-  print_others(roll_call_.ask(place(false), patience));
+  const std::vector<std::string> words = roll_call_.ask(place(false), patience);
+  print_others(words);
+  if (a_host_is_silent(words)) std::this_thread::sleep_for(launcher_notices);
   world_.abort(static_cast<int>(ExitCode::failed));
 }
 
@@ -148,6 +151,14 @@ void Watchdog::print_others(const std::vector<std::string>& words) const {
   for (const auto& [said, ranks] : speaking)
     text += fmt::format("wuneng: rank {}: at {}\n", list_ranks(ranks), said);
   print(text);
+}
+
+// Whether another host as a whole says nothing. The launcher must find that out by itself: told to end a job
+// while it waits for a host that is gone, Open MPI 4.1 sends it the order for a quarter of an hour.
+bool Watchdog::a_host_is_silent(const std::vector<std::string>& words) const {
+  std::map<std::string, bool> speaks;
+  for (std::size_t r = 0; r < words.size(); ++r) speaks[hosts_[r]] |= !words[r].empty();
+  return std::ranges::any_of(speaks, [](const auto& host) { return !host.second; });
 }
 
 }  // namespace wuneng::trainer

@@ -42,6 +42,7 @@ class Watchdog {
   void end_the_job(const std::string& why);
   void print_own(const std::string& what);
   void print_others(const std::vector<std::string>& words) const;
+  bool a_host_is_silent(const std::vector<std::string>& words) const;
 
   StuckAfterConfig limits_;
   parallel::World& world_;

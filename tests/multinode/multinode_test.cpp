@@ -80,6 +80,16 @@ TEST_F(Multinode, AHostWhoseNetworkGoesDownEndsTheJob) {
               AllOf(HasSubstr("h2"), ContainsRegex("rank [01] of 4 on h1.* at step [0-9]+, .*; in ")));
 }
 
+TEST_F(Multinode, AHostThatIsLostEndsTheJobAlsoWhenTheWatchdogIsFaster) {
+  Process launcher(endless_job({"trainer.stuck_after.collective=1"}));
+  ASSERT_TRUE(launcher.wait_for("step 3/"));
+  hosts.cut("h2");
+  const Finished end = launcher.wait();
+  EXPECT_NE(end.exit_code, 0) << end.out;
+  EXPECT_NE(end.exit_code, 110) << "mpirun's --timeout had to end it:\n" << end.out;
+  EXPECT_THAT(end.out, HasSubstr("no word from rank 2, 3 on h2"));
+}
+
 TEST_F(Multinode, AStoppedRankOfAnotherHostIsNamed) {
   Process launcher(endless_job({"trainer.stuck_after.collective=2"}));
   ASSERT_TRUE(launcher.wait_for("step 3/"));
