@@ -38,11 +38,11 @@ at::Tensor ColumnLinear::operator()(const at::Tensor& x) const {
 
 std::vector<at::Tensor> column_linears(const std::vector<ColumnLinear>& layers, const at::Tensor& x) {
   std::vector<at::Tensor> weights, out;
-  for (const ColumnLinear& layer : layers) {
-    if (layer.bias.defined()) out.push_back(layer(x));
-    weights.push_back(layer.weight);
-  }
-  return out.empty() ? kernels::linear_each(x, weights) : out;
+  for (const ColumnLinear& layer : layers) weights.push_back(layer.weight);
+  const bool biases = std::ranges::any_of(layers, [](const ColumnLinear& layer) { return layer.bias.defined(); });
+  if (!biases) return kernels::linear_each(x, weights);
+  for (const ColumnLinear& layer : layers) out.push_back(layer(x));
+  return out;
 }
 
 at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs) const {
