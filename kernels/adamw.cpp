@@ -22,8 +22,11 @@ Factors factors_of(const AdamWStep& s) {
   const double bias1 = 1.0 - std::pow(s.beta1, static_cast<double>(s.updates)),
                bias2 = 1.0 - std::pow(s.beta2, static_cast<double>(s.updates));
   const auto f = [](double x) { return static_cast<float>(x); };
-  return {f(s.scale), f(1.0 - s.lr * s.weight_decay), f(s.beta1), f(1.0 - s.beta1), f(s.beta2),
-          f(1.0 - s.beta2), f(s.lr / bias1), f(1.0 / std::sqrt(bias2)), f(s.eps)};
+  return {f(s.scale),      f(1.0 - s.lr * s.weight_decay),
+          f(s.beta1),      f(1.0 - s.beta1),
+          f(s.beta2),      f(1.0 - s.beta2),
+          f(s.lr / bias1), f(1.0 / std::sqrt(bias2)),
+          f(s.eps)};
 }
 
 // Explicit fused products: compilers fuse them in vectors, but not always in what is left over.

@@ -31,8 +31,8 @@ struct VocabularyShard {
   std::int64_t begin = 0;             // id of the weight's first row
   std::int64_t shards = 1, mine = 0;  // how many there are, and this one's number in the order of ids
   std::int64_t whole_size = 0;        // of the whole vocabulary
-  // mine [k, 4] float64 -> all [shards, k, 4]: what the shards say of the same k tokens. Called once per block
-  // of tokens.
+  // mine [k, 4] float64 -> all [shards, k, 4]: what the shards say of the same k tokens. Called once per
+  // block of tokens.
   std::function<at::Tensor(const at::Tensor& mine)> gather = {};
 };
 

@@ -60,20 +60,21 @@ WUNENG_LOGIT_ROW(float)
 WUNENG_LOGIT_ROW(double)
 #undef WUNENG_LOGIT_ROW
 
-#define WUNENG_SHARD_ROW(T)                                                                               \
-  WUNENG_SIMD RowSummary summary_of_row(const LogitRows<T>& r, std::int64_t i) {                          \
-    const T* logits = r.logits + i * r.stride;                                                            \
-    const std::int64_t target = r.targets[i];                                                             \
-    const T target_logit = target >= 0 ? logits[target] : -std::numeric_limits<T>::infinity();            \
-    const T most = maximum(logits, r.vocab);                                                              \
-    const std::int64_t largest = r.pull != T(0) ? place_of(most, logits, r.vocab) : r.vocab;              \
-    const T sum = sum_of_exponentials(logits, r.vocab, most, r.gradient ? r.gradient + i * r.stride : nullptr); \
-    return {most, static_cast<double>(largest), sum, target_logit};                                       \
-  }                                                                                                       \
-  WUNENG_SIMD void scale_row(const LogitRows<T>& r, std::int64_t i, T factor) {                           \
-    T* gradient = r.gradient + i * r.stride;                                                              \
-    for (std::int64_t c = 0; c < r.vocab; ++c) gradient[c] *= factor;                                     \
-    for (std::int64_t c = r.vocab; c < r.V; ++c) gradient[c] = T(0);                                      \
+#define WUNENG_SHARD_ROW(T)                                                                           \
+  WUNENG_SIMD RowSummary summary_of_row(const LogitRows<T>& r, std::int64_t i) {                      \
+    const T* logits = r.logits + i * r.stride;                                                        \
+    const std::int64_t target = r.targets[i];                                                         \
+    const T target_logit = target >= 0 ? logits[target] : -std::numeric_limits<T>::infinity();        \
+    const T most = maximum(logits, r.vocab);                                                          \
+    const std::int64_t largest = r.pull != T(0) ? place_of(most, logits, r.vocab) : r.vocab;          \
+    const T sum =                                                                                     \
+        sum_of_exponentials(logits, r.vocab, most, r.gradient ? r.gradient + i * r.stride : nullptr); \
+    return {most, static_cast<double>(largest), sum, target_logit};                                   \
+  }                                                                                                   \
+  WUNENG_SIMD void scale_row(const LogitRows<T>& r, std::int64_t i, T factor) {                       \
+    T* gradient = r.gradient + i * r.stride;                                                          \
+    for (std::int64_t c = 0; c < r.vocab; ++c) gradient[c] *= factor;                                 \
+    for (std::int64_t c = r.vocab; c < r.V; ++c) gradient[c] = T(0);                                  \
   }
 WUNENG_SHARD_ROW(float)
 WUNENG_SHARD_ROW(double)
@@ -106,8 +107,9 @@ void finish_row(const LogitRows<T>& r, ShardSummaries all, std::int64_t i) {
   r.objectives[i] =
       static_cast<T>(loss + r.z_loss * log_sum_exp * log_sum_exp + r.pull * whole.most * whole.most / 2.0);
   if (!r.gradient) return;
-  scale_row(r, i,
-            static_cast<T>((1.0 + 2.0 * r.z_loss * log_sum_exp) * std::exp(mine.most - whole.most) / whole.sum));
+  scale_row(
+      r, i,
+      static_cast<T>((1.0 + 2.0 * r.z_loss * log_sum_exp) * std::exp(mine.most - whole.most) / whole.sum));
   T* gradient = r.gradient + i * r.stride;
   if (r.targets[i] >= 0) gradient[r.targets[i]] -= T(1);
   if (r.pull != T(0) && static_cast<std::int64_t>(whole.largest) == all.mine)

@@ -32,10 +32,10 @@ void logit_rows(const LogitRows<double>& r, std::int64_t first, std::int64_t las
 // The same in two steps, where the logits are one shard's columns of a larger vocabulary: what the columns of
 // a row come to, and what becomes of them once those of all shards are known.
 struct RowSummary {
-  double most;     // the largest logit, and its first column in this shard
+  double most;  // the largest logit, and its first column in this shard
   double largest;
-  double sum;      // of e^(z - most)
-  double target;   // the target's logit; -infinity where another shard has it
+  double sum;     // of e^(z - most)
+  double target;  // the target's logit; -infinity where another shard has it
 };
 constexpr std::int64_t summary_numbers = 4;
 constexpr std::int64_t target_elsewhere = std::numeric_limits<std::int64_t>::min();  // in another shard

@@ -181,14 +181,17 @@ std::vector<std::pair<std::string, std::int64_t>> shared_out(const ModelConfig& 
 
 void check_split(const ModelConfig& config, std::int64_t ranks) {
   const auto counts = shared_out(config);
-  const auto divided_by = [](std::int64_t n) { return [n](const auto& count) { return count.second % n == 0; }; };
+  const auto divided_by = [](std::int64_t n) {
+    return [n](const auto& count) { return count.second % n == 0; };
+  };
   const auto wrong = std::ranges::find_if_not(counts, divided_by(ranks));
   if (wrong == counts.end()) return;
   std::string valid;
   for (std::int64_t n = 1; n <= counts.front().second; ++n)
     if (std::ranges::all_of(counts, divided_by(n))) valid += (valid.empty() ? "" : ", ") + std::to_string(n);
-  throw UsageError(fmt::format("parallel.tensor = {}: does not divide {} = {}; numbers of ranks that this model can be split over: {}",
-                               ranks, wrong->first, wrong->second, valid));
+  throw UsageError(fmt::format(
+      "parallel.tensor = {}: does not divide {} = {}; numbers of ranks that this model can be split over: {}",
+      ranks, wrong->first, wrong->second, valid));
 }
 
 }  // namespace wuneng::model

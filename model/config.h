@@ -45,7 +45,7 @@ struct StateConfig {
   StateValue value = StateValue::input;
   StateRead read = StateRead::single;
   std::int64_t boundary_states = 0;  // a token also reads the last so many chunk-boundary states
-  bool value_residual = true;  // values are mixed with those of the first layer that has state heads
+  bool value_residual = true;        // values are mixed with those of the first layer that has state heads
   std::int64_t decay_rank = 0;
   std::int64_t rate_rank = 0;   // in-context learning rate
   std::int64_t value_rank = 0;  // value residual
@@ -122,8 +122,8 @@ struct ModelConfig {
 // UsageError with the numbers.
 void check(const ModelConfig& config);
 
-// Throws UsageError unless `ranks` tensor-parallel ranks can share the model's heads and feed-forward channels
-// out evenly; it names what does not divide, and the numbers of ranks that do.
+// Throws UsageError unless `ranks` tensor-parallel ranks can share the model's heads and feed-forward
+// channels out evenly; it names what does not divide, and the numbers of ranks that do.
 void check_split(const ModelConfig& config, std::int64_t ranks);
 
 }  // namespace wuneng::model

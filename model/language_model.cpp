@@ -90,7 +90,9 @@ at::Tensor LanguageModel::learned_positions(const Documents& documents) const {
   return at::embedding(positions_, places);
 }
 
-at::Tensor LanguageModel::logits(const at::Tensor& hidden) const { return parallel::all_logits(head_, hidden); }
+at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
+  return parallel::all_logits(head_, hidden);
+}
 
 kernels::LinearCrossEntropy LanguageModel::loss(const at::Tensor& tokens, const at::Tensor& targets,
                                                 const at::Tensor& document_starts) const {

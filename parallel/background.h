@@ -41,8 +41,8 @@ class Background {
   std::unique_ptr<Communicator> group_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Call> calls_;                  // not yet begun
-  std::int64_t submitted_ = 0, done_ = 0;   // numbers of the latest calls
+  std::deque<Call> calls_;                 // not yet begun
+  std::int64_t submitted_ = 0, done_ = 0;  // numbers of the latest calls
   std::exception_ptr failure_;
   bool stop_ = false;
   std::thread thread_;

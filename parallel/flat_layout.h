@@ -1,8 +1,9 @@
 // Where the parameters of this rank lie in flat memory, and how the ranks of the data axis share that out.
 //
-// They lie in the order in which the backward pass finishes their gradients, the reverse of use, in buckets of
-// a few MiB, and each bucket is cut into one equal piece per rank. Parameters and pieces begin at multiples of
-// `block` elements, so that what is computed block by block does not depend on the number of ranks.
+// They lie in the order in which the backward pass finishes their gradients, the reverse of use, in buckets
+// of a few MiB, and each bucket is cut into one equal piece per rank. Parameters and pieces begin at
+// multiples of `block` elements, so that what is computed block by block does not depend on the number of
+// ranks.
 #pragma once
 
 #include <ATen/core/Tensor.h>

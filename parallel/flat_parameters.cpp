@@ -23,10 +23,9 @@ void FlatParameters::gather() {
   if (!layout_->shared() || data_group_->size() == 1) return;
   std::vector<std::int64_t> calls(layout_->buckets());
   for (std::size_t b = layout_->buckets(); b-- > 0;)
-    calls[b] = data_group_->submit(
-        [mine = layout_->piece(b).of(flat_), bucket = layout_->bucket(b).of(flat_)](Communicator& group) {
-          group.all_gather(mine, bucket);
-        });
+    calls[b] =
+        data_group_->submit([mine = layout_->piece(b).of(flat_), bucket = layout_->bucket(b).of(flat_)](
+                                Communicator& group) { group.all_gather(mine, bucket); });
   for (std::size_t i = 0; i < arrivals_.size(); ++i) arrivals_[i] = calls[layout_->bucket_of(i)];
 }
 

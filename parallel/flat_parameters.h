@@ -20,8 +20,8 @@ class FlatParameters {
 
   const at::Tensor& values() const { return flat_; }
 
-  // After an update of layout.owned(): brings the other ranks' pieces over in the background, those first that
-  // the model uses first.
+  // After an update of layout.owned(): brings the other ranks' pieces over in the background, those first
+  // that the model uses first.
   void gather();
   // Until the first `parameters`, in order of use, are there.
   void wait_for(std::size_t parameters);

@@ -1,5 +1,5 @@
-// What the whole gradient needs from the tensor axis before the optimizer may use it. Both read and write only
-// layout.owned() of a flat gradient.
+// What the whole gradient needs from the tensor axis before the optimizer may use it. Both read and write
+// only layout.owned() of a flat gradient.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -25,7 +25,8 @@ void sum_tree(std::vector<at::Tensor> rows) {
     }
 }
 
-// all [ranks, piece]: this rank's row becomes the sum over ranks of their rows all[rank].
+}  // namespace
+
 void reduce_scatter_tree(const at::Tensor& all, Communicator& group) {
   const std::int64_t ranks = all.size(0), piece = all.size(1),
                      most = exchange_bytes / ranks / static_cast<std::int64_t>(all.element_size()),
@@ -40,8 +41,6 @@ void reduce_scatter_tree(const at::Tensor& all, Communicator& group) {
     all[group.rank()].narrow(0, begin, n).copy_(rows(received)[0]);
   }
 }
-
-}  // namespace
 
 void check_tree(std::int64_t micro_batches, std::int64_t ranks, Reduction reduction) {
   const bool any = reduction == Reduction::fast, power_of_two = (ranks & (ranks - 1)) == 0;

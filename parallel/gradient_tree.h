@@ -32,6 +32,10 @@ namespace wuneng::parallel {
 // of two where the order of the sum is to be that of the tree.
 void check_tree(std::int64_t micro_batches, std::int64_t ranks, Reduction reduction);
 
+// all [ranks, piece], contiguous: this rank's row becomes the sum over ranks, a power of two of them, of
+// their rows all[rank], added pairwise in the order of the ranks. The other rows stay as they are.
+void reduce_scatter_tree(const at::Tensor& all, Communicator& group);
+
 class GradientTree {
  public:
   // `micro_batches`: of one global batch, over all ranks of `data_group`. The parameters' gradients are led

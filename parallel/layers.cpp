@@ -39,7 +39,8 @@ at::Tensor ColumnLinear::operator()(const at::Tensor& x) const {
 std::vector<at::Tensor> column_linears(const std::vector<ColumnLinear>& layers, const at::Tensor& x) {
   std::vector<at::Tensor> weights, out;
   for (const ColumnLinear& layer : layers) weights.push_back(layer.weight);
-  const bool biases = std::ranges::any_of(layers, [](const ColumnLinear& layer) { return layer.bias.defined(); });
+  const bool biases =
+      std::ranges::any_of(layers, [](const ColumnLinear& layer) { return layer.bias.defined(); });
   if (!biases) return kernels::linear_each(x, weights);
   for (const ColumnLinear& layer : layers) out.push_back(layer(x));
   return out;
@@ -159,8 +160,8 @@ void LayerBuilder::cut(Parameter& p, Split split) const {
                      ranks = tensor_group_->size(), rank = tensor_group_->rank();
   const std::int64_t extent =
       split.pad ? (whole + ranks - 1) / ranks : whole / split.heads * local(split.heads);
-  WN_REQUIRE(extent * (ranks - 1) < whole, "{}: {} rows leave the last of parallel.tensor = {} ranks without any",
-             p.name, whole, ranks);
+  WN_REQUIRE(extent * (ranks - 1) < whole,
+             "{}: {} rows leave the last of parallel.tensor = {} ranks without any", p.name, whole, ranks);
   p.shard_begin = rank * extent;
   const std::int64_t there = std::min(extent, whole - p.shard_begin);
   p.padding = extent - there;

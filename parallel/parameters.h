@@ -21,9 +21,10 @@ struct Parameter {
   std::string name;                        // "layers.0.attention.query.weight"
   at::Tensor value = {};                   // this rank's part, contiguous; a leaf that requires a gradient
   std::vector<std::int64_t> global_shape;  // of the whole tensor
-  int shard_dim = -1;             // the dimension split over the tensor group; -1: every rank holds all of it
-  std::int64_t shard_begin = 0;   // first global index of `value` along shard_dim
-  std::int64_t padding = 0;       // rows at the end of `value` that the whole does not have: zero, with no gradient
+  int shard_dim = -1;            // the dimension split over the tensor group; -1: every rank holds all of it
+  std::int64_t shard_begin = 0;  // first global index of `value` along shard_dim
+  std::int64_t padding =
+      0;  // rows at the end of `value` that the whole does not have: zero, with no gradient
   bool partial_gradient = false;  // held by all ranks, but each sees only its heads' share of the gradient
   OptimizerGroup group = {};
 };

@@ -14,9 +14,7 @@ class Single final : public Communicator {
   void all_reduce_sum(const at::Tensor&) override {}
   void reduce_scatter_sum(const at::Tensor& all, const at::Tensor& mine) override { copy(all, mine); }
   void all_gather(const at::Tensor& mine, const at::Tensor& all) override { copy(mine, all); }
-  void all_to_all(const at::Tensor& send, const at::Tensor& receive) override {
-    copy(send, receive);
-  }
+  void all_to_all(const at::Tensor& send, const at::Tensor& receive) override { copy(send, receive); }
   void send(const at::Tensor&, int to) override { throw Error(fmt::format("send: there is no rank {}", to)); }
   void receive(const at::Tensor&, int from) override {
     throw Error(fmt::format("receive: there is no rank {}", from));

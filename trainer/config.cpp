@@ -32,7 +32,7 @@ void check_batches(const Config& config) {
       below == global,
       "trainer.global_batch = {}: must be a multiple of trainer.micro_batch = {}; the nearest are {} and {}",
       global, micro, below, below + micro);
-  if (config.parallel.data > 0) 
+  if (config.parallel.data > 0)
     parallel::check_tree(global / micro, config.parallel.data, config.parallel.reduction);
 
   constexpr double most_tokens = 1e18;  // so that counters of 64 bits hold every product of the three

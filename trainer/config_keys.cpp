@@ -177,16 +177,19 @@ std::vector<Key> data_and_parallel_keys() {
        "processes that share the batch: a power of two that divides the micro-batches; auto: all there are",
        Resume::free},
       {"parallel.tensor", IntegerKind{AT(parallel.tensor), 1, million, or_auto}, "",
-       "processes that share each layer; divides heads and feed-forward channels; auto: all that parallel.data "
+       "processes that share each layer; divides heads and feed-forward channels; auto: all that "
+       "parallel.data "
        "leaves",
        Resume::free},
       {"parallel.reduction",
        choice<Reduction>(AT(parallel.reduction), {{"tree", Reduction::tree}, {"fast", Reduction::fast}}), "",
-       "order in which gradients are added: a fixed tree, with the same bits on any number of processes, or the "
+       "order in which gradients are added: a fixed tree, with the same bits on any number of processes, or "
+       "the "
        "library's own",
        Resume::free},
       {"parallel.shard_optimizer", FlagKind{AT(parallel.shard_optimizer)}, "",
-       "each data-parallel process keeps and updates its share of the optimizer's state (ZeRO-1)", Resume::free},
+       "each data-parallel process keeps and updates its share of the optimizer's state (ZeRO-1)",
+       Resume::free},
   };
 }
 

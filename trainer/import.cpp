@@ -11,8 +11,8 @@
 #include "trainer/config_file.h"
 #include "trainer/config_value.h"
 #include "trainer/formats/format.h"
-#include "trainer/sharding.h"
 #include "trainer/run_folder.h"
+#include "trainer/sharding.h"
 
 namespace wuneng::trainer {
 namespace {

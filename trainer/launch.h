@@ -17,8 +17,8 @@ int threads_per_process(std::int64_t asked, int processes_on_this_node);
 // Version, commit, build type, compiler and LibTorch in one line; ranks must agree on it.
 std::string build_identity();
 
-// One entry of run.json: time, command line, versions, hosts, mesh (its resolved `axes`), threads, environment
-// that matters. All ranks call it.
+// One entry of run.json: time, command line, versions, hosts, mesh (its resolved `axes`), threads,
+// environment that matters. All ranks call it.
 Json launch_record(const std::string& command_line, parallel::World& world,
                    const parallel::ParallelConfig& axes);
 

@@ -40,8 +40,9 @@ class AdamW {
   // One update of the flat values with the flat gradient, each multiplied by `scale` first.
   void step(const at::Tensor& values, const at::Tensor& gradient, double lr, double scale);
 
-  // What a resumed run needs beside the number of updates: the moments of layout.owned(), its ranges one after
-  // the other, by the names that parameters' moments have: "<parameter>.exp_avg", "<parameter>.exp_avg_sq".
+  // What a resumed run needs beside the number of updates: the moments of layout.owned(), its ranges one
+  // after the other, by the names that parameters' moments have: "<parameter>.exp_avg",
+  // "<parameter>.exp_avg_sq".
   struct Moment {
     std::string name;
     at::Tensor owned;

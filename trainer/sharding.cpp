@@ -58,10 +58,9 @@ std::string moment_name(const Parameter& parameter, const AdamW::Moment& moment)
 std::vector<Checkpoint::Wanted> wanted_parts(const Parameters& parameters) {
   std::vector<Checkpoint::Wanted> wanted;
   for (const Parameter& parameter : parameters)
-    wanted.push_back({parameter.name, parameter.global_shape, parameter.value.scalar_type(),
-                      [&parameter](const at::Tensor& whole) {
-                        copy_part(whole, parameter, parameter.value.detach());
-                      }});
+    wanted.push_back(
+        {parameter.name, parameter.global_shape, parameter.value.scalar_type(),
+         [&parameter](const at::Tensor& whole) { copy_part(whole, parameter, parameter.value.detach()); }});
   return wanted;
 }
 
@@ -79,7 +78,8 @@ std::vector<Checkpoint::Wanted> wanted_moments(const Parameters& parameters, con
                             const FlatLayout::Range part = layout.part(i, range);
                             if (part.size > 0)
                               moment.owned.narrow(0, owned + part.begin - range.begin, part.size)
-                                  .copy_(mine.view(-1).narrow(0, part.begin - layout.place(i).begin, part.size));
+                                  .copy_(
+                                      mine.view(-1).narrow(0, part.begin - layout.place(i).begin, part.size));
                             owned += range.size;
                           }
                         }});

@@ -238,8 +238,8 @@ StepResult Run::step() {
 
   activity_.phase = "optimizer";
   const auto tokens = static_cast<double>(std::max<std::int64_t>(1, result.tokens));
-  const double squares = parallel::sum_of_squares(gradient, model_->parameters(), *layout_, mesh_->data(),
-                                                  mesh_->tensor());
+  const double squares =
+      parallel::sum_of_squares(gradient, model_->parameters(), *layout_, mesh_->data(), mesh_->tensor());
   // The gradients are of the summed loss: dividing by the tokens here makes them those of the mean.
   result.loss = loss_sum / tokens;
   result.grad_norm = std::sqrt(squares) / tokens;

@@ -12,8 +12,8 @@
 #include <limits>
 
 #include "common/check.h"
-#include "kernels/adamw.h"
 #include "kernels/activation.h"
+#include "kernels/adamw.h"
 #include "kernels/linear_cross_entropy.h"
 #include "kernels/rope.h"
 #include "kernels/sum_of_squares.h"
@@ -132,11 +132,12 @@ TEST(SumsOfSquares, AreExactForIntegersAndIndependentOfThreads) {
 
 TEST(AdamW, AnElementsBitsDependNeitherOnThreadsNorOnHowTheElementsAreSharedOut) {
   constexpr std::int64_t n = 100003;
-  const AdamWStep step{.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1, .scale = 0.3, .updates = 3};
+  const AdamWStep step{
+      .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1, .scale = 0.3, .updates = 3};
   const auto updated = [&](int threads, std::int64_t cut) {
     at::set_num_threads(threads);
-    const at::Tensor w = normal({n}, 1, at::kFloat), g = normal({n}, 2, at::kFloat), m = normal({n}, 3, at::kFloat),
-                     v = normal({n}, 4, at::kFloat).square();
+    const at::Tensor w = normal({n}, 1, at::kFloat), g = normal({n}, 2, at::kFloat),
+                     m = normal({n}, 3, at::kFloat), v = normal({n}, 4, at::kFloat).square();
     for (std::int64_t begin = 0; begin < n; begin += cut) {
       const auto part = [&](const at::Tensor& x) { return x.narrow(0, begin, std::min(cut, n - begin)); };
       adamw(part(w), part(g), part(m), part(v), step);

@@ -52,10 +52,10 @@ TEST(LinearCrossEntropyOp, HandsItsGradientsOverOnce) {
               "no second derivative");
 }
 
-// A vocabulary in shards of `rows` rows, each a thread of its own as if it were a process; the last holds rows
-// of padding where they do not come out even.
+// A vocabulary in shards of `rows` rows, each a thread of its own as if it were a process; the last holds
+// rows of padding where they do not come out even.
 struct Sharded {
-  LinearCrossEntropy result;     // of the first shard
+  LinearCrossEntropy result;      // of the first shard
   at::Tensor d_hidden, d_weight;  // of the whole
 
   Sharded(const Problem& whole, std::int64_t shards, LogitPenalties penalties) {

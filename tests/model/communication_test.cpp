@@ -20,8 +20,8 @@ INSTANTIATE_TEST_SUITE_P(Configurations, Communication, testing::ValuesIn(every_
                          [](const auto& info) { return info.param.name; });
 
 // As in a Transformer: one all-reduce per mixer and one per feed-forward in each direction; state and middle
-// heads add none. The two ends: one for the embedding, one for the gradient of the head, and one gather of four
-// numbers per token for the loss.
+// heads add none. The two ends: one for the embedding, one for the gradient of the head, and one gather of
+// four numbers per token for the loss.
 TEST_P(Communication, TwoAllReducesPerLayerInEachDirection) {
   const ModelConfig config = divisible_by_two(GetParam().config);
   constexpr std::int64_t B = 2, T = 14;

@@ -1,5 +1,5 @@
-// The layers of every model, and the models, with their heads split over the ranks against the same ones whole:
-// outputs, and the gradients of inputs and parameters.
+// The layers of every model, and the models, with their heads split over the ranks against the same ones
+// whole: outputs, and the gradients of inputs and parameters.
 #include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -27,9 +27,8 @@ at::Tensor noise(at::IntArrayRef shape, std::uint64_t seed) {
 }
 
 at::Tensor part_of(const at::Tensor& whole, const parallel::Parameter& p) {
-  return p.shard_dim < 0
-             ? whole
-             : whole.narrow(p.shard_dim, p.shard_begin, p.value.size(p.shard_dim) - p.padding);
+  return p.shard_dim < 0 ? whole
+                         : whole.narrow(p.shard_dim, p.shard_begin, p.value.size(p.shard_dim) - p.padding);
 }
 
 // Mixers and feed-forwards without norms, in float64; the noise that is added to a parameter is that of the

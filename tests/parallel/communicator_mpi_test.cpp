@@ -73,7 +73,8 @@ TEST_P(CommunicatorSizes, GathersInPlaceAndInTheBackground) {
     const at::Tensor all = at::full({group->size(), n}, -1.0, at::kFloat);
     all[group->rank()].copy_(at::arange(n, at::kFloat).add_(1000 * group->rank()));
     group->all_gather(all[group->rank()], all);
-    for (int r = 0; r < group->size(); ++r) EXPECT_TRUE(all[r].equal(at::arange(n, at::kFloat).add_(1000 * r)));
+    for (int r = 0; r < group->size(); ++r)
+      EXPECT_TRUE(all[r].equal(at::arange(n, at::kFloat).add_(1000 * r)));
   }
 }
 

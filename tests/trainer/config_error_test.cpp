@@ -171,9 +171,9 @@ TEST(ConfigErrors, IntegersAreStrict) {
 }
 
 TEST(ConfigErrors, IntegersWithAutoSaySo) {
-  for (const std::string key :
-       {"parallel.data", "parallel.tensor", "model.attention.kv_heads", "model.state.decay_rank", "model.state.rate_rank",
-        "model.state.value_rank", "model.state.gate_rank", "model.ffn.hidden", "trainer.threads"}) {
+  for (const std::string key : {"parallel.data", "parallel.tensor", "model.attention.kv_heads",
+                                "model.state.decay_rank", "model.state.rate_rank", "model.state.value_rank",
+                                "model.state.gate_rank", "model.ffn.hidden", "trainer.threads"}) {
     EXPECT_EQ(problem_with(key + "=-1"), "--set " + key + "=-1: must be auto or at least 1");
     EXPECT_EQ(problem_with(key + "=automatic"),
               "--set " + key + "=automatic: must be auto or an integer, such as 1");

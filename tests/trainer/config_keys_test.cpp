@@ -149,8 +149,7 @@ TEST(ConfigKeys, HaveDistinctPathsHelpAndAKindThatReadsItsDefault) {
     EXPECT_FALSE(key.help.empty()) << key.path;
     EXPECT_EQ(find_key(key.path), &key);
     EXPECT_FALSE(is_section(key.path)) << key.path;
-    EXPECT_EQ(other_values().count(std::string(key.path)), 1U)
-        << key.path;
+    EXPECT_EQ(other_values().count(std::string(key.path)), 1U) << key.path;
   }
   EXPECT_EQ(config_keys().size(), other_values().size());
   EXPECT_EQ(find_key("model"), nullptr);

@@ -137,7 +137,8 @@ TEST(ParseConfig, ReadsWhatToYamlWrote) {
   EXPECT_EQ(identity_hash(parse_config(yaml, "config.yaml")), identity_hash(tiny));
   EXPECT_THAT(yaml, HasSubstr("model:\n  width: 64\n"));
   EXPECT_THAT(yaml, HasSubstr("    kv_heads: auto\n"));
-  EXPECT_THAT(yaml, HasSubstr("parallel:\n  data: auto\n  tensor: 1\n  reduction: tree\n  shard_optimizer: true\n"));
+  EXPECT_THAT(
+      yaml, HasSubstr("parallel:\n  data: auto\n  tensor: 1\n  reduction: tree\n  shard_optimizer: true\n"));
 }
 
 TEST(CheckConfig, WantsBatchesThatDivide) {

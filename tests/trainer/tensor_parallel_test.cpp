@@ -1,5 +1,5 @@
-// Whole runs whose ranks share the heads: the same curve as one process, and checkpoints that go from any mesh
-// to any other.
+// Whole runs whose ranks share the heads: the same curve as one process, and checkpoints that go from any
+// mesh to any other.
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -61,7 +61,8 @@ class TensorParallel : public TinyRun, public testing::WithParamInterface<Varian
     const std::vector<double> ours = losses(name), theirs = losses(wanted);
     ASSERT_EQ(ours.size(), theirs.size());
     ASSERT_EQ(ours.size(), 10u);
-    for (std::size_t i = 0; i < ours.size(); ++i) EXPECT_NEAR(ours[i], theirs[i], 1e-5 * theirs[i]) << name << " " << i;
+    for (std::size_t i = 0; i < ours.size(); ++i)
+      EXPECT_NEAR(ours[i], theirs[i], 1e-5 * theirs[i]) << name << " " << i;
   }
 };
 INSTANTIATE_TEST_SUITE_P(Configurations, TensorParallel, testing::ValuesIn(variants),
@@ -95,7 +96,8 @@ TEST_F(TinyRun, GenerationAndEvaluationShareTheHeadsToo) {
   const std::vector<std::string> settings{"trainer.steps=2", "model.state.heads=2"};
   ASSERT_EQ(run(program(train("run", settings))).exit_code, 0);
   const std::string folder = (scratch / "run").string();
-  const std::vector<std::string> generate{"generate", folder, "--prompt", "in the", "--tokens", "20", "--temperature", "0"};
+  const std::vector<std::string> generate{"generate", folder, "--prompt",      "in the",
+                                          "--tokens", "20",   "--temperature", "0"};
   const Finished alone = run(program(generate)), together = run(mpirun(2, generate));
   ASSERT_EQ(alone.exit_code, 0) << alone.out;
   EXPECT_EQ(together.out, alone.out);

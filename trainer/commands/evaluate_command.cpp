@@ -122,7 +122,8 @@ Command add_evaluate(CLI::App& program) {
   app->add_option("--data", flags->corpus, "Tokenised corpus, PREFIX.bin and PREFIX.idx")
       ->type_name("PREFIX");
   app->add_flag("--json", flags->json, "Print one JSON object");
-  app->add_option("--tensor", flags->tensor, "Processes that share the model's heads; the others share the corpus")
+  app->add_option("--tensor", flags->tensor,
+                  "Processes that share the model's heads; the others share the corpus")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   app->add_option("--tokens", flags->tokens, "Token ids of one sequence, as text, for --logits")

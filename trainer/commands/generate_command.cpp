@@ -98,7 +98,8 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
 
 Command add_generate(CLI::App& program) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* app = program.add_subcommand("generate", "Continue a text; the processes of a job share the model's heads");
+  CLI::App* app =
+      program.add_subcommand("generate", "Continue a text; the processes of a job share the model's heads");
   app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")
       ->required();
   app->add_option("--prompt", flags->prompts,

@@ -1,9 +1,9 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "parallel/mesh.h"
 #include "trainer/commands/commands.h"
 #include "trainer/formats/format.h"
-#include "parallel/mesh.h"
 #include "trainer/import.h"
 #include "trainer/launch.h"
 
