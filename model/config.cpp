@@ -155,16 +155,26 @@ void check(const ModelConfig& config) {
 
 namespace {
 
-// What the ranks of a tensor group share out evenly, by the key that says how many there are.
-std::vector<std::pair<std::string, std::int64_t>> shared_out(const ModelConfig& config) {
-  std::vector<std::pair<std::string, std::int64_t>> counts;
-  const auto add = [&](std::string key, std::int64_t count) {
-    if (count > 0) counts.emplace_back(std::move(key), count);
+// What the ranks of a tensor group share out evenly.
+struct Count {
+  std::string key;  // that says how many there are
+  std::int64_t count;
+  bool may_be_copied = false;  // where there are fewer than ranks, several hold the same one
+
+  bool can_be_split_over(std::int64_t ranks) const {
+    return count % ranks == 0 || (may_be_copied && ranks % count == 0);
+  }
+};
+
+std::vector<Count> shared_out(const ModelConfig& config) {
+  std::vector<Count> counts;
+  const auto add = [&](std::string key, std::int64_t count, bool may_be_copied = false) {
+    if (count > 0) counts.push_back({std::move(key), count, may_be_copied});
   };
   const AttentionConfig& attention = config.attention;
   const std::int64_t middle = config.middle.resolved_heads(attention);
   add("model.attention.heads", attention.heads);
-  if (attention.heads > 0) add("model.attention.kv_heads", attention.resolved_kv_heads());
+  if (attention.heads > 0) add("model.attention.kv_heads", attention.resolved_kv_heads(), true);
   add("model.state.heads", config.state.heads);
   if (config.state.heads > 0 && config.state.kv == StateKv::shared)
     add("slices of model.state.head_size in the attention keys (model.state.kv = shared)",
@@ -181,17 +191,15 @@ std::vector<std::pair<std::string, std::int64_t>> shared_out(const ModelConfig& 
 
 void check_split(const ModelConfig& config, std::int64_t ranks) {
   const auto counts = shared_out(config);
-  const auto divided_by = [](std::int64_t n) {
-    return [n](const auto& count) { return count.second % n == 0; };
-  };
-  const auto wrong = std::ranges::find_if_not(counts, divided_by(ranks));
+  const auto fits = [](std::int64_t n) { return [n](const Count& c) { return c.can_be_split_over(n); }; };
+  const auto wrong = std::ranges::find_if_not(counts, fits(ranks));
   if (wrong == counts.end()) return;
   std::string valid;
-  for (std::int64_t n = 1; n <= counts.front().second; ++n)
-    if (std::ranges::all_of(counts, divided_by(n))) valid += (valid.empty() ? "" : ", ") + std::to_string(n);
+  for (std::int64_t n = 1; n <= counts.front().count; ++n)
+    if (std::ranges::all_of(counts, fits(n))) valid += (valid.empty() ? "" : ", ") + std::to_string(n);
   throw UsageError(fmt::format(
       "parallel.tensor = {}: does not divide {} = {}; numbers of ranks that this model can be split over: {}",
-      ranks, wrong->first, wrong->second, valid));
+      ranks, wrong->key, wrong->count, valid));
 }
 
 }  // namespace wuneng::model

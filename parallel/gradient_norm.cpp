@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <map>
 #include <vector>
 
 #include "common/check.h"
@@ -23,25 +24,35 @@ at::Tensor sums_of_blocks(const at::Tensor& flat, const FlatLayout& layout) {
   return sums;
 }
 
+// Adds up in the order of ranks, so that all that share get the same bits.
+void sum_over_neighbours(const std::vector<at::Tensor>& parts, int sharers, Communicator& tensor_group) {
+  const at::Tensor mine = at::cat(parts),
+                   all = at::empty({tensor_group.size(), mine.numel()}, mine.options());
+  tensor_group.all_gather(mine, all);
+  const int first = tensor_group.rank() / sharers * sharers;
+  const at::Tensor sum = all[first];
+  for (int r = 1; r < sharers; ++r) sum.add_(all[first + r]);
+  std::int64_t begin = 0;
+  for (const at::Tensor& part : parts) {
+    part.copy_(sum.narrow(0, begin, part.numel()));
+    begin += part.numel();
+  }
+}
+
 }  // namespace
 
 void sum_partial_gradients(const at::Tensor& flat, const Parameters& parameters, const FlatLayout& layout,
                            Communicator& tensor_group) {
   if (tensor_group.size() == 1) return;
-  std::vector<at::Tensor> parts;
+  std::map<int, std::vector<at::Tensor>> parts;  // by how many neighbouring ranks add up
   for (std::size_t i = 0; i < parameters.size(); ++i) {
-    if (!parameters[i].partial_gradient) continue;
+    const int sharers = parameters[i].partial_gradient ? tensor_group.size() : parameters[i].copies;
+    if (sharers == 1) continue;
     for (const FlatLayout::Range& range : layout.owned())
-      if (const FlatLayout::Range part = layout.part(i, range); part.size > 0) parts.push_back(part.of(flat));
+      if (const FlatLayout::Range part = layout.part(i, range); part.size > 0)
+        parts[sharers].push_back(part.of(flat));
   }
-  if (parts.empty()) return;
-  const at::Tensor together = at::cat(parts);
-  tensor_group.all_reduce_sum(together);
-  std::int64_t begin = 0;
-  for (const at::Tensor& part : parts) {
-    part.copy_(together.narrow(0, begin, part.numel()));
-    begin += part.numel();
-  }
+  for (const auto& [sharers, tensors] : parts) sum_over_neighbours(tensors, sharers, tensor_group);
 }
 
 double sum_of_squares(const at::Tensor& flat, const Parameters& parameters, const FlatLayout& layout,
@@ -53,6 +64,7 @@ double sum_of_squares(const at::Tensor& flat, const Parameters& parameters, cons
   double replicated = 0.0, split = 0.0;
   for (std::size_t i = parameters.size(); i-- > 0;) {
     const FlatLayout::Range place = layout.place(i);
+    if (tensor_group.rank() % parameters[i].copies != 0) continue;  // counted by the first that holds it
     double& sum = parameters[i].shard_dim < 0 ? replicated : split;
     for (std::int64_t b = place.begin / block; b * block < place.end(); ++b) sum += of_block[b];
   }

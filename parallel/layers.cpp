@@ -11,7 +11,6 @@
 #include "common/check.h"
 #include "common/hash.h"
 #include "kernels/linear.h"
-#include "kernels/op.h"
 #include "parallel/collectives.h"
 
 namespace wuneng::parallel {
@@ -93,9 +92,10 @@ LayerBuilder LayerBuilder::in(const std::string& name) const {
 }
 
 std::int64_t LayerBuilder::local(std::int64_t heads) const {
-  WN_REQUIRE(heads % tensor_group_->size() == 0, "{}{} heads cannot be split over parallel.tensor = {} ranks",
-             prefix_, heads, tensor_group_->size());
-  return heads / tensor_group_->size();
+  const std::int64_t ranks = tensor_group_->size();
+  WN_REQUIRE(heads % ranks == 0 || (heads > 0 && ranks % heads == 0),
+             "{}{} heads cannot be split over parallel.tensor = {} ranks", prefix_, heads, ranks);
+  return heads == 0 ? 0 : std::max<std::int64_t>(1, heads / ranks);
 }
 
 at::Tensor LayerBuilder::replicated(const std::string& name, at::IntArrayRef shape, const Initializer& init,
@@ -160,9 +160,10 @@ void LayerBuilder::cut(Parameter& p, Split split) const {
                      ranks = tensor_group_->size(), rank = tensor_group_->rank();
   const std::int64_t extent =
       split.pad ? (whole + ranks - 1) / ranks : whole / split.heads * local(split.heads);
-  WN_REQUIRE(extent * (ranks - 1) < whole,
+  WN_REQUIRE(!split.pad || extent * (ranks - 1) < whole,
              "{}: {} rows leave the last of parallel.tensor = {} ranks without any", p.name, whole, ranks);
-  p.shard_begin = rank * extent;
+  p.copies = split.pad ? 1 : static_cast<int>(std::max<std::int64_t>(1, ranks / split.heads));
+  p.shard_begin = rank / p.copies * extent;
   const std::int64_t there = std::min(extent, whole - p.shard_begin);
   p.padding = extent - there;
   p.value = p.value.narrow(split.dim, p.shard_begin, there);

@@ -19,7 +19,7 @@ namespace wuneng::parallel {
 using Initializer = std::function<at::Tensor(at::IntArrayRef shape, std::uint64_t seed)>;
 
 // How a parameter is cut: `dim` is split into `heads` equal parts, of which each rank takes a contiguous
-// range.
+// range; where there are fewer heads than ranks, neighbouring ranks take the same one.
 struct Split {
   int dim = -1;  // -1: not cut, every rank holds it
   std::int64_t heads = 1;
@@ -85,7 +85,8 @@ class LayerBuilder {
   // The same builder with "name." in front of every name.
   LayerBuilder in(const std::string& name) const;
 
-  // How many of `heads` this rank holds. Throws UsageError when the tensor group does not divide them.
+  // How many of `heads` this rank holds. Throws UsageError when neither the tensor group divides them nor
+  // they its ranks.
   std::int64_t local(std::int64_t heads) const;
   Communicator& tensor_group() const { return *tensor_group_; }
 

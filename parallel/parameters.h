@@ -25,6 +25,8 @@ struct Parameter {
   std::int64_t shard_begin = 0;  // first global index of `value` along shard_dim
   std::int64_t padding =
       0;  // rows at the end of `value` that the whole does not have: zero, with no gradient
+  // So many neighbouring ranks hold the same part, each of which sees a share of its gradient.
+  int copies = 1;
   bool partial_gradient = false;  // held by all ranks, but each sees only its heads' share of the gradient
   OptimizerGroup group = {};
 };

@@ -31,7 +31,9 @@ at::Tensor gather_whole(const at::Tensor& part, const Parameter& parameter, Comm
   shape.insert(shape.begin(), tensor_group.size());
   const at::Tensor all = at::empty(shape, part.options());
   tensor_group.all_gather(part.contiguous(), all);
-  return at::cat(all.unbind(0), dim)
+  std::vector<at::Tensor> parts;  // of several copies the first
+  for (int r = 0; r < tensor_group.size(); r += parameter.copies) parts.push_back(all[r]);
+  return at::cat(parts, dim)
       .narrow(dim, 0, parameter.global_shape[static_cast<std::size_t>(dim)])
       .contiguous();
 }

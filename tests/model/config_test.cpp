@@ -97,5 +97,30 @@ TEST(ModelConfig, ResolvesKeyValueHeads) {
   EXPECT_EQ((AttentionConfig{.heads = 6, .kv_heads = 2}.resolved_kv_heads()), 2);
 }
 
+TEST(CheckSplit, NamesWhatRanksCannotShareAndTheNumbersThatCan) {
+  ModelConfig config;
+  config.width = 64;
+  config.attention = {.heads = 8, .kv_heads = 2, .head_size = 16};  // of which four ranks hold two copies
+  config.state.heads = 4;
+  for (const std::int64_t ranks : {1, 2, 4}) EXPECT_NO_THROW(check_split(config, ranks));
+  const auto split_problem = [&](std::int64_t ranks) {
+    try {
+      check_split(config, ranks);
+      return std::string();
+    } catch (const UsageError& error) {
+      return std::string(error.what());
+    }
+  };
+  EXPECT_EQ(split_problem(8),
+            "parallel.tensor = 8: does not divide model.state.heads = 4; numbers of ranks that this "
+            "model can "
+            "be split over: 1, 2, 4");
+  config.middle = {.mode = MiddleMode::mixed, .heads = 6};  // two of each kind
+  EXPECT_EQ(split_problem(2), "");
+  EXPECT_NE(split_problem(4).find("model.middle.heads of each kind (mixed) = 2"), std::string::npos);
+  config.middle.heads = 4;
+  EXPECT_NE(split_problem(2).find("1"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace wuneng::model

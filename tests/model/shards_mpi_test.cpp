@@ -1,9 +1,11 @@
 // The layers of every model, and the models, with their heads split over the ranks against the same ones
 // whole: outputs, and the gradients of inputs and parameters.
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "parallel/gradient_norm.h"
 #include "tests/model/every_model.h"
 #include "tests/support/world.h"
 
@@ -12,11 +14,13 @@ namespace {
 
 constexpr double bar = 1e-11;
 
-// The same kinds of heads in numbers that four ranks can share; shared keys come in whole slices.
+// The same kinds of heads in numbers that four ranks can share, two key heads by copies; those of state heads
+// come in whole slices.
 ModelConfig divisible(ModelConfig config) {
-  if (config.attention.heads > 0) config.attention.heads = 8, config.attention.kv_heads = 4;
+  if (config.attention.heads > 0) config.attention.heads = 8, config.attention.kv_heads = 2;
   if (config.state.heads > 0) config.state.heads = 4;
-  if (config.state.kv == StateKv::shared) config.attention.head_size = config.state.head_size;
+  if (config.state.kv == StateKv::shared)
+    config.attention.kv_heads = 4, config.attention.head_size = config.state.head_size;
   if (config.middle.mode != MiddleMode::none)
     config.middle.heads = config.middle.mode == MiddleMode::mixed ? 12 : 4;
   return config;
@@ -29,6 +33,15 @@ at::Tensor noise(at::IntArrayRef shape, std::uint64_t seed) {
 at::Tensor part_of(const at::Tensor& whole, const parallel::Parameter& p) {
   return p.shard_dim < 0 ? whole
                          : whole.narrow(p.shard_dim, p.shard_begin, p.value.size(p.shard_dim) - p.padding);
+}
+
+void sum_partial_gradients(const parallel::Parameters& parameters, parallel::Communicator& group) {
+  const parallel::FlatLayout layout(parameters, 1, 0, false);
+  const at::Tensor flat = at::zeros({layout.size()}, at::kDouble);
+  const std::vector<at::Tensor> views = layout.views(flat);
+  for (std::size_t i = 0; i < views.size(); ++i) views[i].copy_(parameters[i].value.grad());
+  parallel::sum_partial_gradients(flat, parameters, layout, group);
+  for (std::size_t i = 0; i < views.size(); ++i) parameters[i].value.mutable_grad() = views[i];
 }
 
 // Mixers and feed-forwards without norms, in float64; the noise that is added to a parameter is that of the
@@ -52,8 +65,7 @@ struct Layers {
       p.value.set_data(p.value.detach().to(at::kDouble).add(added));
     }
     run(config);
-    for (const parallel::Parameter& p : parameters)
-      if (p.partial_gradient) group.all_reduce_sum(p.value.grad());
+    sum_partial_gradients(parameters, group);
   }
 
   void run(const ModelConfig& config) {
@@ -107,8 +119,7 @@ struct Model {
     const kernels::LinearCrossEntropy loss = model.loss(ids, targets, starts);
     losses = loss.losses;
     loss.objective.backward();
-    for (const parallel::Parameter& p : model.parameters())
-      if (p.partial_gradient) group.all_reduce_sum(p.value.grad());
+    sum_partial_gradients(model.parameters(), group);
     const at::NoGradGuard no_grad;
     logits = model.logits(model.hidden(ids, starts));
   }

@@ -36,7 +36,29 @@ const Variant variants[] = {
 
 void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }
 
-class TensorParallel : public TinyRun, public testing::WithParamInterface<Variant> {
+class Meshes : public TinyRun {
+ protected:
+  // Every loss of a run, of training and validation, and every norm of the gradient.
+  std::vector<double> curve(const std::string& name) {
+    std::vector<double> found;
+    std::istringstream lines(metrics(name));
+    for (std::string line; std::getline(lines, line);)
+      for (const std::string key : {"loss\":", "grad_norm\":"})
+        if (const std::size_t at = line.find(key); at != std::string::npos)
+          found.push_back(std::stod(line.substr(at + key.size())));
+    return found;
+  }
+
+  void expect_same_curve(const std::string& name, const std::string& wanted, std::size_t numbers) {
+    const std::vector<double> ours = curve(name), theirs = curve(wanted);
+    ASSERT_EQ(ours.size(), theirs.size());
+    ASSERT_EQ(ours.size(), numbers);
+    for (std::size_t i = 0; i < ours.size(); ++i)
+      EXPECT_NEAR(ours[i], theirs[i], 1e-5 * theirs[i]) << name << " " << i;
+  }
+};
+
+class TensorParallel : public Meshes, public testing::WithParamInterface<Variant> {
  protected:
   std::vector<std::string> with(const std::vector<std::string>& more) const {
     std::vector<std::string> all = GetParam().settings;
@@ -46,24 +68,6 @@ class TensorParallel : public TinyRun, public testing::WithParamInterface<Varian
   }
 
   void done(const Finished& finished) { ASSERT_EQ(finished.exit_code, 0) << finished.out; }
-
-  // Every loss of a run, of training and validation.
-  std::vector<double> losses(const std::string& name) {
-    std::vector<double> found;
-    std::istringstream lines(metrics(name));
-    for (std::string line; std::getline(lines, line);)
-      if (const std::size_t at = line.find("loss\":"); at != std::string::npos)
-        found.push_back(std::stod(line.substr(at + 6)));
-    return found;
-  }
-
-  void expect_same_curve(const std::string& name, const std::string& wanted) {
-    const std::vector<double> ours = losses(name), theirs = losses(wanted);
-    ASSERT_EQ(ours.size(), theirs.size());
-    ASSERT_EQ(ours.size(), 10u);
-    for (std::size_t i = 0; i < ours.size(); ++i)
-      EXPECT_NEAR(ours[i], theirs[i], 1e-5 * theirs[i]) << name << " " << i;
-  }
 };
 INSTANTIATE_TEST_SUITE_P(Configurations, TensorParallel, testing::ValuesIn(variants),
                          [](const auto& info) { return info.param.name; });
@@ -72,7 +76,7 @@ TEST_P(TensorParallel, RanksThatShareTheHeadsLearnTheSameAndTheRunGoesOnOnAnothe
   done(run(program(train("alone", with({})))));
   done(run(mpirun(2, train("two", with({"parallel.tensor=2"})))));
   done(run(mpirun(4, train("four", with({"parallel.tensor=2", "trainer.checkpoint.every=3"})))));
-  expect_same_curve("two", "alone");
+  expect_same_curve("two", "alone", 18);       // 8 steps, 2 validations
   EXPECT_EQ(tensors("four"), tensors("two"));  // elastic to the bit over the data axis
   EXPECT_EQ(metrics("four"), metrics("two"));
 
@@ -83,16 +87,32 @@ TEST_P(TensorParallel, RanksThatShareTheHeadsLearnTheSameAndTheRunGoesOnOnAnothe
   std::filesystem::remove_all(checkpoint(8));
   ASSERT_TRUE(std::filesystem::exists(checkpoint(6)));
   done(run(program(train("four", with({})))));
-  expect_same_curve("four", "alone");
+  expect_same_curve("four", "alone", 18);
 }
 
-TEST_F(TinyRun, NumbersOfRanksThatDoNotDivideTheHeadsAreNamed) {
+// Four ranks, of which two hold the same key head; over the checkpoint it is one again.
+TEST_F(Meshes, KeyHeadsFewerThanRanksAreHeldInCopies) {
+  const std::vector<std::string> settings{"trainer.steps=4",
+                                          "model.attention.heads=4",
+                                          "model.attention.kv_heads=2",
+                                          "model.attention.head_size=16",
+                                          "model.attention.qk_norm=true",
+                                          "model.state.heads=4"};
+  ASSERT_EQ(run(program(train("alone", settings))).exit_code, 0);
+  std::vector<std::string> split = settings;
+  split.push_back("parallel.tensor=4");
+  const Finished end = run(mpirun(4, train("four", split)));
+  ASSERT_EQ(end.exit_code, 0) << end.out;
+  expect_same_curve("four", "alone", 8);
+}
+
+TEST_F(Meshes, NumbersOfRanksThatDoNotDivideTheHeadsAreNamed) {
   const Finished end = run(mpirun(2, train("run", {"parallel.tensor=2", "model.attention.heads=4"})));
   EXPECT_EQ(end.exit_code, static_cast<int>(ExitCode::usage));
   EXPECT_THAT(end.out, HasSubstr("parallel.tensor = 2: does not divide model.state.heads = 1"));
 }
 
-TEST_F(TinyRun, GenerationAndEvaluationShareTheHeadsToo) {
+TEST_F(Meshes, GenerationAndEvaluationShareTheHeadsToo) {
   const std::vector<std::string> settings{"trainer.steps=2", "model.state.heads=2"};
   ASSERT_EQ(run(program(train("run", settings))).exit_code, 0);
   const std::string folder = (scratch / "run").string();
