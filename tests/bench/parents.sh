@@ -32,7 +32,7 @@ for seed in "${seeds[@]}"; do
   for name in transformer rwkv7 hymba concat additive gated mixed; do
     flags=(--set "data.train=$folder/train" --set "data.validation=$folder/validation" --set "seed=$seed")
     for setting in "${base[@]}" ${variants[$name]}; do flags+=(--set "$setting"); done
-    "$wuneng" train "$root/configs/tiny.yaml" "${flags[@]}" --output "$folder/$name-$seed" >"$folder/$name-$seed.out"
+    "$wuneng" train "$root/configs/tiny.yaml" "${flags[@]}" --output "$folder/$name-$seed" >"$folder/$name-$seed.out" 2>&1
     echo "$name, seed $seed: $(grep -o 'validation loss.*' "$folder/$name-$seed.out" | tail -n 1)"
   done
 done
