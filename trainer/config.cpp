@@ -45,6 +45,12 @@ void check_batches(const Config& config) {
              trainer.steps, global, config.data.sequence_length, most_tokens);
 }
 
+void check_init(const InitConfig& init) {
+  WN_REQUIRE(!init.from.empty() || (init.fresh.empty() && init.unused.empty()),
+             "trainer.init.{} = \"{}\": says which tensors of trainer.init.from are used, which is not set",
+             init.fresh.empty() ? "unused" : "fresh", init.fresh.empty() ? init.unused : init.fresh);
+}
+
 void check_schedule(const OptimizerConfig& optimizer, std::int64_t steps) {
   const bool descends =
       optimizer.schedule != OptimizerConfig::Schedule::cosine || optimizer.min_lr <= optimizer.lr;
@@ -94,6 +100,7 @@ void check(const Config& config) {
              "data.sequence_length = {}: must be at most model.learned_positions = {}",
              config.data.sequence_length, longest);
   check_batches(config);
+  check_init(config.trainer.init);
   check_schedule(config.optimizer, config.trainer.steps);
 }
 

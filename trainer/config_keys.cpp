@@ -18,6 +18,7 @@ using model::StateKv;
 using model::StateRead;
 using model::StateValue;
 using parallel::Reduction;
+using OnFailure = CheckpointConfig::OnFailure;
 using Schedule = OptimizerConfig::Schedule;
 
 template <class Enum>
@@ -193,6 +194,36 @@ std::vector<Key> data_and_parallel_keys() {
   };
 }
 
+std::vector<Key> checkpoint_keys() {
+  return {
+      {"trainer.checkpoint.every", IntegerKind{AT(trainer.checkpoint.every), 0, billion}, "steps",
+       "from one checkpoint to the next; 0: none for that; one is made at the end and on signals anyway",
+       Resume::free},
+      {"trainer.checkpoint.every_minutes", IntegerKind{AT(trainer.checkpoint.every_minutes), 0, million},
+       "minutes", "the same by the clock; 0: none for that", Resume::free},
+      {"trainer.checkpoint.keep", IntegerKind{AT(trainer.checkpoint.keep), 0, million}, "",
+       "how many of the newest checkpoints are kept; 0: all", Resume::free},
+      {"trainer.checkpoint.keep_every", IntegerKind{AT(trainer.checkpoint.keep_every), 0, billion}, "steps",
+       "checkpoints whose step is a multiple of this are kept for ever; 0: none for that", Resume::free},
+      {"trainer.checkpoint.keep_best", IntegerKind{AT(trainer.checkpoint.keep_best), 0, million}, "",
+       "so many of those made right after a validation are kept that have the lowest loss", Resume::free},
+      {"trainer.checkpoint.on_failure",
+       choice<OnFailure>(AT(trainer.checkpoint.on_failure),
+                         {{"stop", OnFailure::stop}, {"go_on", OnFailure::go_on}}),
+       "", "what the run does when a checkpoint cannot be written; earlier ones stay valid", Resume::free},
+      {"trainer.checkpoint.fall_back", FlagKind{AT(trainer.checkpoint.fall_back)}, "",
+       "where the newest checkpoint is damaged, resume from the one before it, and say so", Resume::free},
+      {"trainer.init.from", TextKind{AT(trainer.init.from)}, "",
+       "begin with the model of this checkpoint, run folder or exported .safetensors, a fresh optimizer and "
+       "the start of the data; empty: with a fresh model"},
+      {"trainer.init.fresh", TextKind{AT(trainer.init.fresh)}, "",
+       "patterns, as \"*.state.*, *.middle.*\", of tensors that start fresh where trainer.init.from lacks "
+       "them"},
+      {"trainer.init.unused", TextKind{AT(trainer.init.unused)}, "",
+       "patterns of tensors of trainer.init.from that the model does not have"},
+  };
+}
+
 std::vector<Key> training_keys() {
   return {
       {"optimizer.lr", RealKind{AT(optimizer.lr), 0.0}, "", "peak learning rate"},
@@ -224,10 +255,11 @@ std::vector<Key> training_keys() {
        "from one line of the log to the next; metrics.jsonl has every step", Resume::free},
       {"trainer.threads", IntegerKind{AT(trainer.threads), 1, 10'000, or_auto}, "",
        "threads of a process; auto: the cores of the node divided by its processes", Resume::free},
-      {"trainer.checkpoint.every", IntegerKind{AT(trainer.checkpoint.every), 0, billion}, "steps",
-       "from one checkpoint to the next; 0: only at the end and on signals", Resume::free},
-      {"trainer.checkpoint.keep", IntegerKind{AT(trainer.checkpoint.keep), 0, million}, "",
-       "how many of the newest checkpoints are kept; 0: all", Resume::free},
+      {"trainer.time_limit", IntegerKind{AT(trainer.time_limit), 0, billion}, "seconds",
+       "the run saves and stops, with exit code 3, before so much time is over; 0: no limit", Resume::free},
+      {"trainer.grace", IntegerKind{AT(trainer.grace), 0, billion}, "seconds",
+       "a run told to end (TERM, INT) that has not saved after so long ends without; 0: it may take any time",
+       Resume::free},
       {"trainer.stuck_after.start", IntegerKind{AT(trainer.stuck_after.start), 0, billion}, "seconds",
        "the job ends when reading corpus and checkpoint makes no progress for so long; 0: never",
        Resume::free},
@@ -248,7 +280,7 @@ std::vector<Key> training_keys() {
 
 std::vector<Key> all_keys() {
   std::vector<Key> all;
-  for (auto part : {run_and_model_keys, head_keys, data_and_parallel_keys, training_keys}) {
+  for (auto part : {run_and_model_keys, head_keys, data_and_parallel_keys, training_keys, checkpoint_keys}) {
     for (Key& key : part()) all.push_back(std::move(key));
   }
   return all;

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 
 #include "common/hash.h"
 #include "common/log.h"
@@ -24,16 +25,19 @@
 #include "parallel/gradient_tree.h"
 #include "parallel/mesh.h"
 #include "trainer/agreement.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/saver.h"
+#include "trainer/checkpoint/sharding.h"
 #include "trainer/corpus.h"
 #include "trainer/evaluation.h"
 #include "trainer/launch.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
+#include "trainer/run_clock.h"
 #include "trainer/run_folder.h"
-#include "trainer/sharding.h"
 #include "trainer/signals.h"
 #include "trainer/tensorboard.h"
+#include "trainer/warm_start.h"
 #include "trainer/watchdog.h"
 
 namespace wuneng::trainer {
@@ -62,20 +66,31 @@ class Run {
  private:
   void open_folder();
   void resume();
+  bool resume_from(const std::string& folder);
+  void load(const Checkpoint& checkpoint);
+  void check_tokenizer(const std::string& stored, const std::string& place) const;
+  void begin_from_other_model();
   StepResult step();
   double run_micro_batches(std::int64_t& tokens);
   void report(const StepResult& result);
   void validate();
   void save();
+  CheckpointInfo checkpoint_info();
+  void finish_save();
+  void take(const std::optional<CheckpointSaver::Outcome>& outcome);
+  void face_failed_save();
   Request agreed_request();
+  ExitCode train_on();
 
   Config config_;
   TrainOptions options_;
   parallel::World& world_;
   Activity& activity_;
+  Clock::time_point begin_ = Clock::now();
   bool main_rank_;
   Logger logger_;
   RunFolder folder_;
+  std::optional<RunLock> lock_;
 
   parallel::ParallelConfig axes_;  // of the mesh, resolved
   std::optional<parallel::Mesh> mesh_;
@@ -92,9 +107,13 @@ class Run {
   std::optional<TensorBoard> tensorboard_;  // rank 0
   std::optional<ProgressLine> progress_;
   SignalRequests signals_;
+  RunClock clock_;
+  std::optional<CheckpointSaver> saver_;
 
   Position position_;
   std::int64_t validated_ = -1, saved_ = -1;  // steps of the last validation and checkpoint
+  double validation_loss_ = 0.0;              // of that validation
+  std::string failed_save_;                   // why the last checkpoint could not be written
   double flops_per_token_ = 0.0;
 };
 
@@ -105,7 +124,8 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
       activity_(activity),
       main_rank_(world.rank() == 0),
       logger_(make_logger(world.rank(), world.size())),
-      folder_(options.output) {
+      folder_(options.output),
+      clock_(config.trainer) {
   at::set_num_threads(threads_per_process(config_.trainer.threads, world_.processes_on_this_node()));
   const TrainerConfig& trainer = config_.trainer;
   const data::DataConfig& data = config_.data;
@@ -115,6 +135,9 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     train_.emplace(data.train, config_.model.vocab_size);
     sampler_.emplace(train_->tokens, data.sequence_length, static_cast<std::uint64_t>(config_.seed),
                      data.separate_documents);
+    WN_REQUIRE(trainer.checkpoint.keep_best == 0 || !data.validation.empty(),
+               "trainer.checkpoint.keep_best = {}: needs data.validation to tell which are best",
+               trainer.checkpoint.keep_best);
     if (data.validation.empty()) return;
     validation_.emplace(data.validation, config_.model.vocab_size);
     validation_sampler_.emplace(validation_->tokens, data.sequence_length, data.separate_documents);
@@ -151,52 +174,117 @@ void Run::open_folder() {
   Json launch = launch_record(options_.command_line, world_, axes_);
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
+    folder_.check(config_);
+    lock_.emplace(folder_.path(), RunLock::Holder::first);
     folder_.open(config_, launch);
     log_to_file(logger_, folder_.log());
+    if (!lock_->held())
+      logger_->warn("{}: this file system has no locks: take care that no other job uses the folder",
+                    folder_.path().string());
+  });
+  agree(world_.communicator(), [&] {
+    if (!main_rank_) lock_.emplace(folder_.path(), RunLock::Holder::further);
   });
   logger_->info("{}", banner(config_, launch, *model_, train_->tokens, folder_.path().string()));
 }
 
 // Continues from the newest checkpoint of the folder, if there is one.
 void Run::resume() {
-  std::string newest;
+  std::string list;  // one folder a line
   agree(world_.communicator(), [&] {
     if (main_rank_)
-      if (const auto found = newest_checkpoint(folder_.checkpoints())) newest = found->string();
+      for (const auto& folder : checkpoints_in(folder_.checkpoints())) list += folder.string() + "\n";
   });
-  newest = world_.communicator().all_gather_text(newest)[0];
-  agree(world_.communicator(), [&] {
-    if (newest.empty()) return;
-    const Checkpoint checkpoint(newest);
-    const bool imported = checkpoint.info().position.samples == 0;  // any corpus may follow
-    WN_REQUIRE(imported || checkpoint.info().data_hash == train_->tokens.hash(),
-               "data.train = {}: is not the corpus that {} was trained on (its hash is {}, stored was {}); "
-               "give the same tokens again, or "
-               "start a new run with another --output",
-               config_.data.train, newest, hex(train_->tokens.hash()), hex(checkpoint.info().data_hash));
-    const std::string &stored = checkpoint.info().tokenizer, ours = train_->tokenizer_text();
-    WN_REQUIRE(
-        !imported || stored.empty() || ours.empty() || stored == ours,
-        "data.train = {}: was made by another tokenizer than the one in {}, where its ids mean other "
-        "texts; make it with {}/tokenizer.json, or import the model with the --tokenizer of the corpus",
-        config_.data.train, newest, newest);
-    checkpoint.load_model(wanted_parts(model_->parameters()));
-    checkpoint.load_optimizer(wanted_moments(model_->parameters(), *layout_, *optimizer_));
-    position_ = checkpoint.info().position;
-    optimizer_->set_updates(position_.step);
-    saved_ = position_.step;
-  });
-  if (!newest.empty())
-    logger_->info("resuming from {} (step {}, {} samples)", newest, position_.step, position_.samples);
+  std::istringstream folders(world_.communicator().all_gather_text(list)[0]);
+  bool resumed = false, any = false;
+  for (std::string folder; !resumed && std::getline(folders, folder); any = true)
+    resumed = resume_from(folder);
+  if (any && !resumed)
+    throw AgreedError(
+        fmt::format("{}: none of its checkpoints can be read; restore one from a copy, or start "
+                    "anew with another --output",
+                    folder_.checkpoints().string()));
+  if (!resumed && !config_.trainer.init.from.empty()) begin_from_other_model();
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
     metrics_.emplace(folder_.metrics(), position_.step);
     tensorboard_.emplace(folder_.tensorboard(), position_.step);
   });
   progress_.emplace(main_rank_, options_.progress_line);
+  const CheckpointConfig& kept = config_.trainer.checkpoint;
+  saver_.emplace(folder_.checkpoints(), Retention{kept.keep, kept.keep_every, kept.keep_best},
+                 world_.communicator());
+}
+
+// False where it is damaged and an older one may take its place.
+bool Run::resume_from(const std::string& folder) {
+  parallel::Communicator& world = world_.communicator();
+  std::string damage;
+  std::optional<Checkpoint> checkpoint;
+  agree(world, [&] {
+    try {
+      checkpoint.emplace(folder);
+      checkpoint->verify(world.rank(), world.size());
+    } catch (const DamagedCheckpoint& error) {
+      if (!config_.trainer.checkpoint.fall_back) throw;
+      damage = error.what();
+    }
+  });
+  for (const std::string& found : world.all_gather_text(damage)) {
+    if (found.empty()) continue;
+    logger_->error("{}\nfalling back to the checkpoint before it (trainer.checkpoint.fall_back)", found);
+    return false;
+  }
+  agree(world, [&] { load(*checkpoint); });
+  logger_->info("resuming from {} (step {}, {} samples)", folder, position_.step, position_.samples);
+  return true;
+}
+
+void Run::load(const Checkpoint& checkpoint) {
+  const CheckpointInfo& info = checkpoint.info();
+  const std::string folder = checkpoint.folder().string();
+  const bool imported = info.position.samples == 0;  // any corpus may follow
+  WN_REQUIRE(imported || info.data_hash == train_->tokens.hash(),
+             "data.train = {}: is not the corpus that {} was trained on (its hash is {}, stored was {}); "
+             "give the same tokens again, or "
+             "start a new run with another --output",
+             config_.data.train, folder, hex(train_->tokens.hash()), hex(info.data_hash));
+  if (imported) check_tokenizer(info.tokenizer, folder);
+  checkpoint.load(wanted_shard(model_->parameters(), *layout_, *optimizer_), Checkpoint::Hashes::trust);
+  position_ = info.position;
+  optimizer_->set_updates(position_.step);
+  saved_ = position_.step;
+}
+
+// The ids of the corpus must mean to the model what they meant before.
+void Run::check_tokenizer(const std::string& stored, const std::string& place) const {
+  const std::string ours = train_->tokenizer_text();
+  WN_REQUIRE(stored.empty() || ours.empty() || stored == ours,
+             "data.train = {}: was made by another tokenizer than the one in {}, where its ids mean other "
+             "texts; make it with {}/tokenizer.json, or import the model with the --tokenizer of the corpus",
+             config_.data.train, place, place);
+}
+
+void Run::begin_from_other_model() {
+  const InitConfig& init = config_.trainer.init;
+  WarmStart warm;
+  agree(world_.communicator(), [&] {
+    warm = warm_start(init, model_->parameters());
+    check_tokenizer(warm.tokenizer, init.from);
+  });
+  logger_->info("beginning with {}", warm.summary);
 }
 
 ExitCode Run::operator()() {
+  try {
+    return train_on();
+  } catch (const AgreedError&) {
+    saver_->wait();  // an earlier save may still be under way, and all ranks are here
+    throw;
+  }
+}
+
+ExitCode Run::train_on() {
   const TrainerConfig& trainer = config_.trainer;
   if (position_.step >= trainer.steps) {
     logger_->info("nothing to do: {} has already made {} of {} steps; raise trainer.steps to train on",
@@ -205,20 +293,25 @@ ExitCode Run::operator()() {
   }
   const auto due = [&](std::int64_t every) { return every > 0 && position_.step % every == 0; };
   while (position_.step < trainer.steps) {
+    const auto begin = Clock::now();
     const StepResult result = step();
     agree(world_.communicator(), [&] { report(result); });  // its files are those of rank 0
     if (due(trainer.validate_every)) validate();
+    clock_.step_took(seconds_since(begin));
     const Request request = agreed_request();
     if (due(trainer.checkpoint.every) || request != Request::none) save();
     if (request == Request::save_and_stop && position_.step < trainer.steps) {
+      finish_save();
       progress_->clear();
-      logger_->warn("stopped by a signal after step {} of {}; run the same command again to go on",
+      logger_->warn("stopped {} after step {} of {}; run the same command again to go on",
+                    clock_.time_is_up(seconds_since(begin_)) ? "before trainer.time_limit" : "by a signal",
                     position_.step, trainer.steps);
       return ExitCode::stopped;
     }
   }
   validate();
   save();
+  finish_save();
   progress_->clear();
   logger_->info("done: {} steps, {} tokens; checkpoint {}", position_.step, position_.tokens,
                 (folder_.checkpoints() / checkpoint_name(position_.step)).string());
@@ -333,6 +426,7 @@ void Run::validate() {
   activity_.phase = "validation";
   const Evaluation result = evaluate(*model_, *validation_sampler_, config_.trainer.micro_batch,
                                      validation_->tokenizer.get(), mesh_->data());
+  validation_loss_ = result.loss;
   if (!main_rank_) return;
   metrics_->write(
       {{"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}});
@@ -344,38 +438,85 @@ void Run::validate() {
                 bits ? fmt::format("  {:.3f} bits per byte", *bits) : "");
 }
 
+// Begins a checkpoint of this step.
 void Run::save() {
   if (saved_ == position_.step) return;
+  finish_save();
   activity_.phase = "checkpoint";
-  parameters_->wait();
-  const NamedTensors model = whole_parameters(model_->parameters(), mesh_->data(), mesh_->tensor()),
-                     moments = whole_moments(model_->parameters(), *layout_, *optimizer_, mesh_->data(),
-                                             mesh_->tensor());
-  agree(world_.communicator(), [&] {
-    if (!main_rank_) return;
-    const CheckpointInfo info{position_, to_yaml(config_), train_->tokens.hash(), train_->tokenizer_text()};
-    const auto folder =
-        save_checkpoint(folder_.checkpoints(), info, model, moments, config_.trainer.checkpoint.keep);
-    logger_->debug("saved {}", folder.string());
-  });
+  saver_->begin(checkpoint_info(), written_shard(model_->parameters(), *layout_, *optimizer_,
+                                                 {mesh_->tensor().rank(), mesh_->tensor().size()}));
   saved_ = position_.step;
+  clock_.save_began(seconds_since(begin_));
 }
 
-// The strongest request that any rank has received.
+CheckpointInfo Run::checkpoint_info() {
+  const OptimizerConfig& o = config_.optimizer;
+  CheckpointInfo info{position_, to_yaml(config_), train_->tokens.hash(), train_->tokenizer_text(), {}, {}};
+  if (validated_ == position_.step) info.validation_loss = validation_loss_;
+  info.facts =
+      Json{{"epoch", position_.samples / sampler_->samples_per_epoch()},
+           {"config_hash", hex(identity_hash(config_))},
+           {"seed", config_.seed},  // all randomness follows from it and the position
+           {"mesh", {{"data", axes_.data}, {"tensor", axes_.tensor}}},
+           {"shard_optimizer", axes_.shard_optimizer},
+           {"learning_rate", learning_rate(o, position_.step, config_.trainer.steps)},
+           {"adamw",
+            {{"beta1", o.beta1}, {"beta2", o.beta2}, {"eps", o.eps}, {"weight_decay", o.weight_decay}}}}
+          .dump();
+  return info;
+}
+
+// Until the save in flight has ended. All ranks call it.
+void Run::finish_save() {
+  activity_.phase = "checkpoint";
+  take(saver_->wait());
+  face_failed_save();
+}
+
+void Run::take(const std::optional<CheckpointSaver::Outcome>& outcome) {
+  if (!outcome) return;
+  failed_save_ = outcome->error;
+  if (!failed_save_.empty()) return;
+  clock_.save_took(outcome->seconds);
+  logger_->debug("saved {} in {:.1f} s", outcome->folder.string(), outcome->seconds);
+}
+
+// All ranks know of it, since a save ends in the same way on all of them.
+void Run::face_failed_save() {
+  if (failed_save_.empty()) return;
+  const std::string text =
+      fmt::format("the checkpoint of step {} could not be written: {}; earlier ones are valid", saved_,
+                  std::exchange(failed_save_, {}));
+  saved_ = -1;
+  if (config_.trainer.checkpoint.on_failure == CheckpointConfig::OnFailure::stop) throw AgreedError(text);
+  progress_->clear();
+  logger_->error("{}; training goes on (trainer.checkpoint.on_failure)", text);
+}
+
+// The strongest request that any rank has received. Failed saves are faced here, at the same step on all
+// ranks.
 Request Run::agreed_request() {
   activity_.phase = "signals";
-  const at::Tensor mine = at::full({1}, static_cast<std::int64_t>(signals_.take()), at::kLong);
-  const at::Tensor all = at::empty({world_.size()}, at::kLong);
+  take(saver_->poll());
+  Request request = signals_.take();
+  if (main_rank_) request = std::max(request, clock_.request(seconds_since(begin_)));
+  const at::Tensor mine = at::empty({2}, at::kLong), all = at::empty({world_.size(), 2}, at::kLong);
+  mine[0] = static_cast<std::int64_t>(request);
+  mine[1] = failed_save_.empty() ? 0 : 1;
   world_.communicator().all_gather(mine, all);
-  const auto* requests = all.const_data_ptr<std::int64_t>();
-  return static_cast<Request>(*std::max_element(requests, requests + all.numel()));
+  const at::Tensor most = std::get<0>(all.max(0));
+  if (most[1].item<std::int64_t>() > 0) {
+    take(saver_->wait());
+    face_failed_save();
+  }
+  return static_cast<Request>(most[0].item<std::int64_t>());
 }
 
 }  // namespace
 
 ExitCode train(const Config& config, const TrainOptions& options, parallel::World& world,
                Activity& activity) {
-  const Watchdog watchdog(config.trainer.stuck_after, world, activity);
+  const Watchdog watchdog(config.trainer.stuck_after, config.trainer.grace, world, activity);
   return Run(config, options, world, activity)();
 }
 
