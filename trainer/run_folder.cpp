@@ -17,7 +17,7 @@ namespace wuneng::trainer {
 namespace {
 
 constexpr const char* lock_name = "lock";
-constexpr auto patience = std::chrono::seconds(10);  // with a job that was killed and is not yet gone
+constexpr auto patience = std::chrono::seconds(5);  // with a job that was killed and is not yet gone
 
 void check_same_run(const std::filesystem::path& file, const Config& config) {
   const std::vector<std::string> different =

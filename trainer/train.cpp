@@ -64,8 +64,9 @@ class Run {
   ExitCode operator()();
 
  private:
-  void open_folder();
+  void take_folder();
   void resume();
+  void open_folder();
   bool resume_from(const std::string& folder);
   void load(const Checkpoint& checkpoint);
   void check_tokenizer(const std::string& stored, const std::string& place) const;
@@ -111,6 +112,7 @@ class Run {
   std::optional<CheckpointSaver> saver_;
 
   Position position_;
+  std::string origin_;                        // where the run goes on from, for the log; may be empty
   std::int64_t validated_ = -1, saved_ = -1;  // steps of the last validation and checkpoint
   double validation_loss_ = 0.0;              // of that validation
   std::string failed_save_;                   // why the last checkpoint could not be written
@@ -166,26 +168,21 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     model_->set_await([this](std::size_t parameters) { parameters_->wait_for(parameters); });
   });
   flops_per_token_ = 3.0 * model::forward_flops(config_.model, data.sequence_length).total();
-  open_folder();
+  take_folder();
   resume();
+  open_folder();
 }
 
-void Run::open_folder() {
-  Json launch = launch_record(options_.command_line, world_, axes_);
+// Nothing is written into it before all that can be refused is known to be in order.
+void Run::take_folder() {
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
     folder_.check(config_);
     lock_.emplace(folder_.path(), RunLock::Holder::first);
-    folder_.open(config_, launch);
-    log_to_file(logger_, folder_.log());
-    if (!lock_->held())
-      logger_->warn("{}: this file system has no locks: take care that no other job uses the folder",
-                    folder_.path().string());
   });
   agree(world_.communicator(), [&] {
     if (!main_rank_) lock_.emplace(folder_.path(), RunLock::Holder::further);
   });
-  logger_->info("{}", banner(config_, launch, *model_, train_->tokens, folder_.path().string()));
 }
 
 // Continues from the newest checkpoint of the folder, if there is one.
@@ -196,20 +193,31 @@ void Run::resume() {
       for (const auto& folder : checkpoints_in(folder_.checkpoints())) list += folder.string() + "\n";
   });
   std::istringstream folders(world_.communicator().all_gather_text(list)[0]);
-  bool resumed = false, any = false;
-  for (std::string folder; !resumed && std::getline(folders, folder); any = true)
-    resumed = resume_from(folder);
-  if (any && !resumed)
+  bool resumed = false;
+  for (std::string folder; !resumed && std::getline(folders, folder);) resumed = resume_from(folder);
+  if (resumed) return;
+  if (!origin_.empty())
     throw AgreedError(
-        fmt::format("{}: none of its checkpoints can be read; restore one from a copy, or start "
-                    "anew with another --output",
-                    folder_.checkpoints().string()));
-  if (!resumed && !config_.trainer.init.from.empty()) begin_from_other_model();
+        fmt::format("{}none of the checkpoints in {} can be read; restore one from a copy, or "
+                    "start anew with another --output",
+                    origin_, folder_.checkpoints().string()));
+  if (!config_.trainer.init.from.empty()) begin_from_other_model();
+}
+
+void Run::open_folder() {
+  Json launch = launch_record(options_.command_line, world_, axes_);
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
+    folder_.open(config_, launch);
+    log_to_file(logger_, folder_.log());
     metrics_.emplace(folder_.metrics(), position_.step);
     tensorboard_.emplace(folder_.tensorboard(), position_.step);
   });
+  logger_->info("{}", banner(config_, launch, *model_, train_->tokens, folder_.path().string()));
+  if (!origin_.empty()) logger_->info("{}", origin_);
+  if (!lock_->held())
+    logger_->warn("{}: this file system has no locks: take care that no other job uses the folder",
+                  folder_.path().string());
   progress_.emplace(main_rank_, options_.progress_line);
   const CheckpointConfig& kept = config_.trainer.checkpoint;
   saver_.emplace(folder_.checkpoints(), Retention{kept.keep, kept.keep_every, kept.keep_best},
@@ -232,11 +240,12 @@ bool Run::resume_from(const std::string& folder) {
   });
   for (const std::string& found : world.all_gather_text(damage)) {
     if (found.empty()) continue;
-    logger_->error("{}\nfalling back to the checkpoint before it (trainer.checkpoint.fall_back)", found);
+    origin_ +=
+        fmt::format("{}\nfalling back to the checkpoint before it (trainer.checkpoint.fall_back)\n", found);
     return false;
   }
   agree(world, [&] { load(*checkpoint); });
-  logger_->info("resuming from {} (step {}, {} samples)", folder, position_.step, position_.samples);
+  origin_ += fmt::format("resuming from {} (step {}, {} samples)", folder, position_.step, position_.samples);
   return true;
 }
 
@@ -272,7 +281,7 @@ void Run::begin_from_other_model() {
     warm = warm_start(init, model_->parameters());
     check_tokenizer(warm.tokenizer, init.from);
   });
-  logger_->info("beginning with {}", warm.summary);
+  origin_ = "beginning with " + warm.summary;
 }
 
 ExitCode Run::operator()() {

@@ -60,6 +60,16 @@ bool is_valid(const fs::path& folder) {
   }
 }
 
+// The same with every byte.
+bool is_whole(const fs::path& folder) {
+  try {
+    Checkpoint(folder).verify();
+    return true;
+  } catch (const UsageError&) {
+    return false;
+  }
+}
+
 // The manifest goes first, so that whatever an interruption leaves is no checkpoint.
 void delete_checkpoint(const fs::path& folder) {
   if (fs::remove(folder / manifest_name)) sync_folder(folder);
@@ -151,7 +161,7 @@ bool prepare_checkpoint(const fs::path& folder) {
     make_folder(folder.parent_path());
     for (const auto& [step, other] : step_folders(folder.parent_path()))
       if (!has_manifest(other)) delete_checkpoint(other);
-    if (is_valid(folder)) return false;
+    if (is_whole(folder)) return false;
     delete_checkpoint(folder);
     make_folder(folder);
     return true;
