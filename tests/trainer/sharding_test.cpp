@@ -11,6 +11,7 @@
 #include "model/language_model.h"
 #include "parallel/fake.h"
 #include "parallel/flat_parameters.h"
+#include "tests/kernels/memory_meter.h"
 #include "tests/support/scratch.h"
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/checkpoint/folder.h"
@@ -178,6 +179,19 @@ TEST(Sharding, TheWorkIsSpreadEvenly) {
     for (const auto& [rank, count] : bytes) most = std::max(most, count);
     EXPECT_LT(static_cast<double>(most), 1.15 * static_cast<double>(total) / 4.0) << mesh.data;
   }
+}
+
+// What a rank needs beside its shard while it reads it.
+TEST(Sharding, ReadingTakesNoMemory) {
+  const tests::Scratch scratch;
+  const Checkpoint checkpoint(write(scratch / "four", {2, 2, true}));
+  const Rank rank({4, 1, true}, 1, 0);
+  const Shard wanted = rank.wanted();
+  std::int64_t shard_bytes = 0;
+  for (const TensorPieces& tensor : wanted)
+    for (const Piece& piece : tensor.pieces) shard_bytes += static_cast<std::int64_t>(piece.data.nbytes());
+  const auto meter = kernels::tests::metered([&] { checkpoint.load(wanted); });
+  EXPECT_LT(meter.peak, shard_bytes / 100);
 }
 
 // An evaluation needs the parameters alone.
