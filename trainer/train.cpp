@@ -14,7 +14,6 @@
 #include "common/hash.h"
 #include "common/log.h"
 #include "common/version.h"
-#include "data/sampler.h"
 #include "model/cost.h"
 #include "model/language_model.h"
 #include "parallel/background.h"
@@ -25,11 +24,11 @@
 #include "parallel/mesh.h"
 #include "trainer/agreement.h"
 #include "trainer/checkpoint.h"
-#include "trainer/corpus.h"
 #include "trainer/evaluation.h"
 #include "trainer/launch.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
+#include "trainer/run_data.h"
 #include "trainer/run_folder.h"
 #include "trainer/sharding.h"
 #include "trainer/signals.h"
@@ -79,9 +78,7 @@ class Run {
 
   parallel::ParallelConfig axes_;  // of the mesh, resolved
   std::optional<parallel::Mesh> mesh_;
-  std::optional<Corpus> train_, validation_;
-  std::optional<data::TrainingSampler> sampler_;
-  std::optional<data::EvaluationSampler> validation_sampler_;
+  std::unique_ptr<const RunData> data_;
   std::optional<model::LanguageModel> model_;
   std::optional<parallel::Background> background_;  // of the data axis
   std::optional<parallel::FlatLayout> layout_;
@@ -108,21 +105,11 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
       folder_(options.output) {
   at::set_num_threads(threads_per_process(config_.trainer.threads, world_.processes_on_this_node()));
   const TrainerConfig& trainer = config_.trainer;
-  const data::DataConfig& data = config_.data;
-  agree(world_.communicator(), [&] {
-    WN_REQUIRE(!data.train.empty(),
-               "data.train: is not set; give the prefix of a tokenised corpus: --set data.train=PREFIX");
-    train_.emplace(data.train, config_.model.vocab_size);
-    sampler_.emplace(train_->tokens, data.sequence_length, static_cast<std::uint64_t>(config_.seed),
-                     data.separate_documents);
-    if (data.validation.empty()) return;
-    validation_.emplace(data.validation, config_.model.vocab_size);
-    validation_sampler_.emplace(validation_->tokens, data.sequence_length, data.separate_documents);
-  });
+  agree(world_.communicator(), [&] { data_ = make_run_data(config_); });
   check_same(world_, {{"the program's build", build_identity()},
                       {"the MPI library", world_.library()},
                       {"the configuration", hex(hash_text(to_yaml(config_)))},
-                      {"the training corpus " + data.train, hex(train_->tokens.hash())},
+                      {"the training data, " + data_->setting(), hex(data_->hash())},
                       {"--output", std::filesystem::absolute(options_.output).string()}});
   // Every rank finds the same fault in a mesh; splitting the world needs all of them.
   agree(world_.communicator(), [&] {
@@ -142,7 +129,7 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     optimizer_.emplace(config_.optimizer, all, *layout_);
     model_->set_await([this](std::size_t parameters) { parameters_->wait_for(parameters); });
   });
-  flops_per_token_ = 3.0 * model::forward_flops(config_.model, data.sequence_length).total();
+  flops_per_token_ = 3.0 * model::forward_flops(config_.model, config_.data.sequence_length).total();
   open_folder();
   resume();
 }
@@ -154,7 +141,7 @@ void Run::open_folder() {
     folder_.open(config_, launch);
     log_to_file(logger_, folder_.log());
   });
-  logger_->info("{}", banner(config_, launch, *model_, train_->tokens, folder_.path().string()));
+  logger_->info("{}", banner(config_, launch, *model_, data_->description(), folder_.path().string()));
 }
 
 // Continues from the newest checkpoint of the folder, if there is one.
@@ -169,17 +156,17 @@ void Run::resume() {
     if (newest.empty()) return;
     const Checkpoint checkpoint(newest);
     const bool imported = checkpoint.info().position.samples == 0;  // any corpus may follow
-    WN_REQUIRE(imported || checkpoint.info().data_hash == train_->tokens.hash(),
-               "data.train = {}: is not the corpus that {} was trained on (its hash is {}, stored was {}); "
-               "give the same tokens again, or "
+    WN_REQUIRE(imported || checkpoint.info().data_hash == data_->hash(),
+               "{}: is not the data that {} was trained on (its hash is {}, stored was {}); "
+               "give the same data again, or "
                "start a new run with another --output",
-               config_.data.train, newest, hex(train_->tokens.hash()), hex(checkpoint.info().data_hash));
-    const std::string &stored = checkpoint.info().tokenizer, ours = train_->tokenizer_text();
+               data_->setting(), newest, hex(data_->hash()), hex(checkpoint.info().data_hash));
+    const std::string &stored = checkpoint.info().tokenizer, ours = data_->tokenizer_text();
     WN_REQUIRE(
         !imported || stored.empty() || ours.empty() || stored == ours,
-        "data.train = {}: was made by another tokenizer than the one in {}, where its ids mean other "
+        "{}: was made by another tokenizer than the one in {}, where its ids mean other "
         "texts; make it with {}/tokenizer.json, or import the model with the --tokenizer of the corpus",
-        config_.data.train, newest, newest);
+        data_->setting(), newest, newest);
     checkpoint.load_model(wanted_parts(model_->parameters()));
     checkpoint.load_optimizer(wanted_moments(model_->parameters(), *layout_, *optimizer_));
     position_ = checkpoint.info().position;
@@ -272,7 +259,8 @@ double Run::run_micro_batches(std::int64_t& tokens) {
   activity_.phase = "data";
   std::vector<data::Batch> batches;  // all at once: a rank that cannot read its data tells the others
   agree(world_.communicator(), [&] {
-    for (std::int64_t m = 0; m < local; ++m) batches.push_back(sampler_->batch(first + m * size, size));
+    for (std::int64_t m = 0; m < local; ++m)
+      batches.push_back(data_->training().batch(first + m * size, size));
   });
   for (const data::Batch& batch : batches) {
     activity_.phase = "forward";
@@ -314,7 +302,8 @@ void Run::report(const StepResult& result) {
   tensorboard_->scalar("train/grad_norm", result.grad_norm, position_.step);
   tensorboard_->scalar("train/lr", result.lr, position_.step);
   tensorboard_->scalar("speed/tokens_per_second", tokens_per_second, position_.step);
-  const double flops_per_second = flops_per_token_ * tokens_per_second;
+  const auto processed = config_.trainer.global_batch * config_.data.sequence_length;  // real or not
+  const double flops_per_second = flops_per_token_ * static_cast<double>(processed) / result.seconds;
   if (position_.step % config_.trainer.log_every == 0 || position_.step == 1 || position_.step == steps)
     logger_->debug("step {}/{}  loss {:.4f}  grad_norm {:.3f}  lr {:.2e}  {:.0f} tokens/s  {:.1f} GFLOP/s",
                    position_.step, steps, result.loss, result.grad_norm, result.lr, tokens_per_second,
@@ -328,20 +317,25 @@ void Run::report(const StepResult& result) {
 }
 
 void Run::validate() {
-  if (!validation_ || validated_ == position_.step) return;
+  if (!data_->has_validation() || validated_ == position_.step) return;
   validated_ = position_.step;
   activity_.phase = "validation";
-  const Evaluation result = evaluate(*model_, *validation_sampler_, config_.trainer.micro_batch,
-                                     validation_->tokenizer.get(), mesh_->data());
+  const Evaluation result = data_->validate(*model_, mesh_->data());
   if (!main_rank_) return;
-  metrics_->write(
-      {{"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}});
+  Json line = {
+      {"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}};
+  line.update(accuracy_json(result));
+  metrics_->write(line);
   tensorboard_->scalar("validation/loss", result.loss, position_.step);
   const auto bits = result.bits_per_byte();
   if (bits) tensorboard_->scalar("validation/bits_per_byte", *bits, position_.step);
+  for (const Accuracy& accuracy : result.accuracies)
+    if (std::isfinite(accuracy.value))
+      tensorboard_->scalar(fmt::format("validation/{}/{}", accuracy.metric, accuracy.test), accuracy.value,
+                           position_.step);
   progress_->clear();
-  logger_->info("step {}/{}  validation loss {:.4f}{}", position_.step, config_.trainer.steps, result.loss,
-                bits ? fmt::format("  {:.3f} bits per byte", *bits) : "");
+  logger_->info("step {}/{}  validation loss {:.4f}{}{}", position_.step, config_.trainer.steps, result.loss,
+                bits ? fmt::format("  {:.3f} bits per byte", *bits) : "", accuracy_text(result));
 }
 
 void Run::save() {
@@ -353,7 +347,7 @@ void Run::save() {
                                              mesh_->tensor());
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
-    const CheckpointInfo info{position_, to_yaml(config_), train_->tokens.hash(), train_->tokenizer_text()};
+    const CheckpointInfo info{position_, to_yaml(config_), data_->hash(), data_->tokenizer_text()};
     const auto folder =
         save_checkpoint(folder_.checkpoints(), info, model, moments, config_.trainer.checkpoint.keep);
     logger_->debug("saved {}", folder.string());
