@@ -6,11 +6,15 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numbers>
+
+#include "common/check.h"
 
 namespace wuneng::trainer {
 namespace {
@@ -29,7 +33,7 @@ struct Tally {
     return *this;
   }
 };
-static_assert(sizeof(Tally) == Tally::numbers * sizeof(double));
+using Numbers = std::array<double, Tally::numbers>;
 
 // The tallies of all micro-batches, of which the ranks take turns, added in order.
 template <class TallyOf>
@@ -44,13 +48,13 @@ Tally total(const data::FiniteSamples& samples, std::int64_t micro_batch, parall
                      all = at::empty({ranks, Tally::numbers}, at::kDouble);
     if (batch.real_tokens > 0) {
       const Tally tally = tally_of(batch);
-      std::memcpy(mine.mutable_data_ptr<double>(), &tally, sizeof tally);
+      std::ranges::copy(std::bit_cast<Numbers>(tally), mine.mutable_data_ptr<double>());
     }
     data_group.all_gather(mine, all);
     for (std::int64_t r = 0; r < ranks; ++r) {
-      Tally tally;
-      std::memcpy(&tally, all.const_data_ptr<double>() + Tally::numbers * r, sizeof tally);
-      sum += tally;
+      Numbers row;
+      std::copy_n(all.const_data_ptr<double>() + Tally::numbers * r, row.size(), row.begin());
+      sum += std::bit_cast<Tally>(row);
     }
   }
   return sum;
