@@ -2,6 +2,7 @@
 
 #include "common/check.h"
 #include "common/hash.h"
+#include "data/tasks/task_set.h"
 #include "parallel/gradient_tree.h"
 #include "trainer/config_file.h"
 
@@ -61,6 +62,34 @@ void check_schedule(const OptimizerConfig& optimizer, std::int64_t steps) {
              steps);
 }
 
+void check_data(const Config& config) {
+  const data::DataConfig& data = config.data;
+  std::int64_t longest = data.sequence_length;
+  if (data.task.name == data::TaskName::none) {
+    data::check_no_task(data.task);
+  } else {
+    const auto refuse_corpus = [&](std::string_view key, const std::string& prefix) {
+      WN_REQUIRE(prefix.empty(), "{} = {}: data.task.name = {} makes its own data; leave one of them out",
+                 key, prefix, data::spelling(data.task.name));
+    };
+    refuse_corpus("data.train", data.train);
+    refuse_corpus("data.validation", data.validation);
+    const data::TaskExamples examples(data, static_cast<std::uint64_t>(config.seed));
+    const std::int64_t vocabulary = examples.task().vocabulary();
+    WN_REQUIRE(vocabulary <= config.model.vocab_size,
+               "model.vocab_size = {}: data.task.name = {} has {} token ids; set model.vocab_size={} or more",
+               config.model.vocab_size, data::spelling(data.task.name), vocabulary, vocabulary);
+    longest = examples.longest();
+  }
+  const std::int64_t positions = config.model.learned_positions;
+  WN_REQUIRE(positions == 0 || data.sequence_length <= positions,
+             "data.sequence_length = {}: must be at most model.learned_positions = {}", data.sequence_length,
+             positions);
+  WN_REQUIRE(positions == 0 || longest <= positions,
+             "data.task.test_lengths: {} tokens must be at most model.learned_positions = {}", longest,
+             positions);
+}
+
 void write_section(const std::string& section, int depth, const Config& config, std::string& text) {
   for (const std::string_view name : names_in(section)) {
     const std::string path = section.empty() ? std::string(name) : fmt::format("{}.{}", section, name);
@@ -95,10 +124,7 @@ std::string to_yaml(const Config& config) {
 
 void check(const Config& config) {
   model::check(config.model);
-  const std::int64_t longest = config.model.learned_positions;
-  WN_REQUIRE(longest == 0 || config.data.sequence_length <= longest,
-             "data.sequence_length = {}: must be at most model.learned_positions = {}",
-             config.data.sequence_length, longest);
+  check_data(config);
   check_batches(config);
   check_init(config.trainer.init);
   check_schedule(config.optimizer, config.trainer.steps);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "data/tasks/task.h"
+
 namespace wuneng::trainer {
 namespace {
 
@@ -174,6 +176,26 @@ std::vector<Key> data_and_parallel_keys() {
        "T, length of a training sequence"},
       {"data.separate_documents", FlagKind{AT(data.separate_documents)}, "",
        "attention and states never cross the start of a document"},
+      {"data.task.name", choice<data::TaskName>(AT(data.task.name), data::task_names()), "",
+       "trains on a made-up task instead of a corpus (data/README.md); none: a corpus"},
+      {"data.task.vocabulary", IntegerKind{AT(data.task.vocabulary), 2, million, or_auto}, "",
+       "token ids of the task, at most model.vocab_size; auto: as published, mqar 8192, selective_copy 16; "
+       "needle 64"},
+      {"data.task.count", IntegerKind{AT(data.task.count), 1, million, or_auto}, "",
+       "things to remember: pairs (mqar), payload tokens (selective_copy), bits (state_recall), tokens of "
+       "the "
+       "value (needle); auto: T/16, 16, (T-14)/4, 4"},
+      {"data.task.shortest", IntegerKind{AT(data.task.shortest), 1, million, or_auto}, "tokens",
+       "training lengths are uniform from here to sequence_length (parity, a5, s5); auto: parity from 3, a5 "
+       "and s5 only T and 3"},
+      {"data.task.random_filler", FlagKind{AT(data.task.random_filler)}, "",
+       "random tokens instead of zeros around the queries (mqar)"},
+      {"data.task.train_samples", IntegerKind{AT(data.task.train_samples), 0, billion}, "",
+       "different training examples, repeated every epoch in another order; 0: no example comes again"},
+      {"data.task.test_samples", IntegerKind{AT(data.task.test_samples), 1, million}, "",
+       "test examples of each length", Resume::free},
+      {"data.task.test_lengths", TextKind{AT(data.task.test_lengths)}, "tokens",
+       "lengths to test besides sequence_length, each LENGTH or LENGTH:COUNT: \"128, 256:64\""},
       {"parallel.data", IntegerKind{AT(parallel.data), 1, million, or_auto}, "",
        "processes that share the batch: a power of two that divides the micro-batches; auto: all there are",
        Resume::free},

@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -10,12 +9,10 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 
 #include "common/hash.h"
 #include "common/log.h"
 #include "common/version.h"
-#include "data/sampler.h"
 #include "model/cost.h"
 #include "model/language_model.h"
 #include "parallel/background.h"
@@ -25,19 +22,15 @@
 #include "parallel/gradient_tree.h"
 #include "parallel/mesh.h"
 #include "trainer/agreement.h"
-#include "trainer/checkpoint/checkpoint.h"
-#include "trainer/checkpoint/saver.h"
-#include "trainer/checkpoint/sharding.h"
-#include "trainer/corpus.h"
 #include "trainer/evaluation.h"
 #include "trainer/launch.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
-#include "trainer/run_clock.h"
+#include "trainer/run_checkpoints.h"
+#include "trainer/run_data.h"
 #include "trainer/run_folder.h"
 #include "trainer/signals.h"
 #include "trainer/tensorboard.h"
-#include "trainer/warm_start.h"
 #include "trainer/watchdog.h"
 
 namespace wuneng::trainer {
@@ -65,21 +58,13 @@ class Run {
 
  private:
   void take_folder();
-  void resume();
   void open_folder();
-  bool resume_from(const std::string& folder);
-  void load(const Checkpoint& checkpoint);
-  void check_tokenizer(const std::string& stored, const std::string& place) const;
-  void begin_from_other_model();
   StepResult step();
   double run_micro_batches(std::int64_t& tokens);
   void report(const StepResult& result);
   void validate();
   void save();
-  CheckpointInfo checkpoint_info();
   void finish_save();
-  void take(const std::optional<CheckpointSaver::Outcome>& outcome);
-  void face_failed_save();
   Request agreed_request();
   ExitCode train_on();
 
@@ -87,7 +72,6 @@ class Run {
   TrainOptions options_;
   parallel::World& world_;
   Activity& activity_;
-  Clock::time_point begin_ = Clock::now();
   bool main_rank_;
   Logger logger_;
   RunFolder folder_;
@@ -95,9 +79,7 @@ class Run {
 
   parallel::ParallelConfig axes_;  // of the mesh, resolved
   std::optional<parallel::Mesh> mesh_;
-  std::optional<Corpus> train_, validation_;
-  std::optional<data::TrainingSampler> sampler_;
-  std::optional<data::EvaluationSampler> validation_sampler_;
+  std::unique_ptr<const RunData> data_;
   std::optional<model::LanguageModel> model_;
   std::optional<parallel::Background> background_;  // of the data axis
   std::optional<parallel::FlatLayout> layout_;
@@ -108,14 +90,11 @@ class Run {
   std::optional<TensorBoard> tensorboard_;  // rank 0
   std::optional<ProgressLine> progress_;
   SignalRequests signals_;
-  RunClock clock_;
-  std::optional<CheckpointSaver> saver_;
+  std::optional<RunCheckpoints> checkpoints_;
 
   Position position_;
-  std::string origin_;                        // where the run goes on from, for the log; may be empty
-  std::int64_t validated_ = -1, saved_ = -1;  // steps of the last validation and checkpoint
-  double validation_loss_ = 0.0;              // of that validation
-  std::string failed_save_;                   // why the last checkpoint could not be written
+  std::int64_t validated_ = -1;   // step of the last validation
+  double validation_loss_ = 0.0;  // that it found
   double flops_per_token_ = 0.0;
 };
 
@@ -126,28 +105,19 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
       activity_(activity),
       main_rank_(world.rank() == 0),
       logger_(make_logger(world.rank(), world.size())),
-      folder_(options.output),
-      clock_(config.trainer) {
+      folder_(options.output) {
   at::set_num_threads(threads_per_process(config_.trainer.threads, world_.processes_on_this_node()));
   const TrainerConfig& trainer = config_.trainer;
-  const data::DataConfig& data = config_.data;
   agree(world_.communicator(), [&] {
-    WN_REQUIRE(!data.train.empty(),
-               "data.train: is not set; give the prefix of a tokenised corpus: --set data.train=PREFIX");
-    train_.emplace(data.train, config_.model.vocab_size);
-    sampler_.emplace(train_->tokens, data.sequence_length, static_cast<std::uint64_t>(config_.seed),
-                     data.separate_documents);
-    WN_REQUIRE(trainer.checkpoint.keep_best == 0 || !data.validation.empty(),
+    data_ = make_run_data(config_);
+    WN_REQUIRE(trainer.checkpoint.keep_best == 0 || data_->has_validation(),
                "trainer.checkpoint.keep_best = {}: needs data.validation to tell which are best",
                trainer.checkpoint.keep_best);
-    if (data.validation.empty()) return;
-    validation_.emplace(data.validation, config_.model.vocab_size);
-    validation_sampler_.emplace(validation_->tokens, data.sequence_length, data.separate_documents);
   });
   check_same(world_, {{"the program's build", build_identity()},
                       {"the MPI library", world_.library()},
                       {"the configuration", hex(hash_text(to_yaml(config_)))},
-                      {"the training corpus " + data.train, hex(train_->tokens.hash())},
+                      {"the training data, " + data_->setting(), hex(data_->hash())},
                       {"--output", std::filesystem::absolute(options_.output).string()}});
   // Every rank finds the same fault in a mesh; splitting the world needs all of them.
   agree(world_.communicator(), [&] {
@@ -167,9 +137,13 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     optimizer_.emplace(config_.optimizer, all, *layout_);
     model_->set_await([this](std::size_t parameters) { parameters_->wait_for(parameters); });
   });
-  flops_per_token_ = 3.0 * model::forward_flops(config_.model, data.sequence_length).total();
+  flops_per_token_ = 3.0 * model::forward_flops(config_.model, config_.data.sequence_length).total();
   take_folder();
-  resume();
+  checkpoints_.emplace(
+      config_, axes_, *data_, folder_.checkpoints(), world_,
+      TrainedState{
+          &model_->parameters(), &*layout_, &*optimizer_, {mesh_->tensor().rank(), mesh_->tensor().size()}});
+  position_ = checkpoints_->resume();
   open_folder();
 }
 
@@ -185,25 +159,6 @@ void Run::take_folder() {
   });
 }
 
-// Continues from the newest checkpoint of the folder, if there is one.
-void Run::resume() {
-  std::string list;  // one folder a line
-  agree(world_.communicator(), [&] {
-    if (main_rank_)
-      for (const auto& folder : checkpoints_in(folder_.checkpoints())) list += folder.string() + "\n";
-  });
-  std::istringstream folders(world_.communicator().all_gather_text(list)[0]);
-  bool resumed = false;
-  for (std::string folder; !resumed && std::getline(folders, folder);) resumed = resume_from(folder);
-  if (resumed) return;
-  if (!origin_.empty())
-    throw AgreedError(
-        fmt::format("{}none of the checkpoints in {} can be read; restore one from a copy, or "
-                    "start anew with another --output",
-                    origin_, folder_.checkpoints().string()));
-  if (!config_.trainer.init.from.empty()) begin_from_other_model();
-}
-
 void Run::open_folder() {
   Json launch = launch_record(options_.command_line, world_, axes_);
   agree(world_.communicator(), [&] {
@@ -213,82 +168,20 @@ void Run::open_folder() {
     metrics_.emplace(folder_.metrics(), position_.step);
     tensorboard_.emplace(folder_.tensorboard(), position_.step);
   });
-  logger_->info("{}", banner(config_, launch, *model_, train_->tokens, folder_.path().string()));
-  if (!origin_.empty()) logger_->info("{}", origin_);
+  logger_->info("{}", banner(config_, launch, *model_, data_->description(), folder_.path().string()));
+  if (!checkpoints_->origin().empty()) logger_->info("{}", checkpoints_->origin());
   if (!lock_->held())
     logger_->warn("{}: this file system has no locks: take care that no other job uses the folder",
                   folder_.path().string());
   progress_.emplace(main_rank_, options_.progress_line);
-  const CheckpointConfig& kept = config_.trainer.checkpoint;
-  saver_.emplace(folder_.checkpoints(), Retention{kept.keep, kept.keep_every, kept.keep_best},
-                 world_.communicator());
-}
-
-// False where it is damaged and an older one may take its place.
-bool Run::resume_from(const std::string& folder) {
-  parallel::Communicator& world = world_.communicator();
-  std::string damage;
-  std::optional<Checkpoint> checkpoint;
-  agree(world, [&] {
-    try {
-      checkpoint.emplace(folder);
-      checkpoint->verify(world.rank(), world.size());
-    } catch (const DamagedCheckpoint& error) {
-      if (!config_.trainer.checkpoint.fall_back) throw;
-      damage = error.what();
-    }
-  });
-  for (const std::string& found : world.all_gather_text(damage)) {
-    if (found.empty()) continue;
-    origin_ +=
-        fmt::format("{}\nfalling back to the checkpoint before it (trainer.checkpoint.fall_back)\n", found);
-    return false;
-  }
-  agree(world, [&] { load(*checkpoint); });
-  origin_ += fmt::format("resuming from {} (step {}, {} samples)", folder, position_.step, position_.samples);
-  return true;
-}
-
-void Run::load(const Checkpoint& checkpoint) {
-  const CheckpointInfo& info = checkpoint.info();
-  const std::string folder = checkpoint.folder().string();
-  const bool imported = info.position.samples == 0;  // any corpus may follow
-  WN_REQUIRE(imported || info.data_hash == train_->tokens.hash(),
-             "data.train = {}: is not the corpus that {} was trained on (its hash is {}, stored was {}); "
-             "give the same tokens again, or "
-             "start a new run with another --output",
-             config_.data.train, folder, hex(train_->tokens.hash()), hex(info.data_hash));
-  if (imported) check_tokenizer(info.tokenizer, folder);
-  checkpoint.load(wanted_shard(model_->parameters(), *layout_, *optimizer_), Checkpoint::Hashes::trust);
-  position_ = info.position;
-  optimizer_->set_updates(position_.step);
-  saved_ = position_.step;
-}
-
-// The ids of the corpus must mean to the model what they meant before.
-void Run::check_tokenizer(const std::string& stored, const std::string& place) const {
-  const std::string ours = train_->tokenizer_text();
-  WN_REQUIRE(stored.empty() || ours.empty() || stored == ours,
-             "data.train = {}: was made by another tokenizer than the one in {}, where its ids mean other "
-             "texts; make it with {}/tokenizer.json, or import the model with the --tokenizer of the corpus",
-             config_.data.train, place, place);
-}
-
-void Run::begin_from_other_model() {
-  const InitConfig& init = config_.trainer.init;
-  WarmStart warm;
-  agree(world_.communicator(), [&] {
-    warm = warm_start(init, model_->parameters());
-    check_tokenizer(warm.tokenizer, init.from);
-  });
-  origin_ = "beginning with " + warm.summary;
+  checkpoints_->open(logger_, [this] { progress_->clear(); });
 }
 
 ExitCode Run::operator()() {
   try {
     return train_on();
   } catch (const AgreedError&) {
-    saver_->wait();  // an earlier save may still be under way, and all ranks are here
+    checkpoints_->abandon();
     throw;
   }
 }
@@ -306,15 +199,15 @@ ExitCode Run::train_on() {
     const StepResult result = step();
     agree(world_.communicator(), [&] { report(result); });  // its files are those of rank 0
     if (due(trainer.validate_every)) validate();
-    clock_.step_took(seconds_since(begin));
+    checkpoints_->clock().step_took(seconds_since(begin));
     const Request request = agreed_request();
-    if (due(trainer.checkpoint.every) || request != Request::none) save();
+    if (checkpoints_->due(position_.step) || request != Request::none) save();
     if (request == Request::save_and_stop && position_.step < trainer.steps) {
       finish_save();
       progress_->clear();
       logger_->warn("stopped {} after step {} of {}; run the same command again to go on",
-                    clock_.time_is_up(seconds_since(begin_)) ? "before trainer.time_limit" : "by a signal",
-                    position_.step, trainer.steps);
+                    checkpoints_->time_is_up() ? "before trainer.time_limit" : "by a signal", position_.step,
+                    trainer.steps);
       return ExitCode::stopped;
     }
   }
@@ -374,7 +267,8 @@ double Run::run_micro_batches(std::int64_t& tokens) {
   activity_.phase = "data";
   std::vector<data::Batch> batches;  // all at once: a rank that cannot read its data tells the others
   agree(world_.communicator(), [&] {
-    for (std::int64_t m = 0; m < local; ++m) batches.push_back(sampler_->batch(first + m * size, size));
+    for (std::int64_t m = 0; m < local; ++m)
+      batches.push_back(data_->training().batch(first + m * size, size));
   });
   for (const data::Batch& batch : batches) {
     activity_.phase = "forward";
@@ -416,7 +310,8 @@ void Run::report(const StepResult& result) {
   tensorboard_->scalar("train/grad_norm", result.grad_norm, position_.step);
   tensorboard_->scalar("train/lr", result.lr, position_.step);
   tensorboard_->scalar("speed/tokens_per_second", tokens_per_second, position_.step);
-  const double flops_per_second = flops_per_token_ * tokens_per_second;
+  const auto processed = config_.trainer.global_batch * config_.data.sequence_length;  // real or not
+  const double flops_per_second = flops_per_token_ * static_cast<double>(processed) / result.seconds;
   if (position_.step % config_.trainer.log_every == 0 || position_.step == 1 || position_.step == steps)
     logger_->debug("step {}/{}  loss {:.4f}  grad_norm {:.3f}  lr {:.2e}  {:.0f} tokens/s  {:.1f} GFLOP/s",
                    position_.step, steps, result.loss, result.grad_norm, result.lr, tokens_per_second,
@@ -430,95 +325,42 @@ void Run::report(const StepResult& result) {
 }
 
 void Run::validate() {
-  if (!validation_ || validated_ == position_.step) return;
+  if (!data_->has_validation() || validated_ == position_.step) return;
   validated_ = position_.step;
   activity_.phase = "validation";
-  const Evaluation result = evaluate(*model_, *validation_sampler_, config_.trainer.micro_batch,
-                                     validation_->tokenizer.get(), mesh_->data());
+  const Evaluation result = data_->validate(*model_, mesh_->data());
   validation_loss_ = result.loss;
   if (!main_rank_) return;
-  metrics_->write(
-      {{"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}});
+  Json line = {
+      {"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}};
+  line.update(accuracy_json(result));
+  metrics_->write(line);
   tensorboard_->scalar("validation/loss", result.loss, position_.step);
   const auto bits = result.bits_per_byte();
   if (bits) tensorboard_->scalar("validation/bits_per_byte", *bits, position_.step);
+  for (const Accuracy& accuracy : result.accuracies)
+    if (std::isfinite(accuracy.value))
+      tensorboard_->scalar(fmt::format("validation/{}/{}", accuracy.metric, accuracy.test), accuracy.value,
+                           position_.step);
   progress_->clear();
-  logger_->info("step {}/{}  validation loss {:.4f}{}", position_.step, config_.trainer.steps, result.loss,
-                bits ? fmt::format("  {:.3f} bits per byte", *bits) : "");
+  logger_->info("step {}/{}  validation loss {:.4f}{}{}", position_.step, config_.trainer.steps, result.loss,
+                bits ? fmt::format("  {:.3f} bits per byte", *bits) : "", accuracy_text(result));
 }
 
-// Begins a checkpoint of this step.
 void Run::save() {
-  if (saved_ == position_.step) return;
-  finish_save();
   activity_.phase = "checkpoint";
-  saver_->begin(checkpoint_info(), written_shard(model_->parameters(), *layout_, *optimizer_,
-                                                 {mesh_->tensor().rank(), mesh_->tensor().size()}));
-  saved_ = position_.step;
-  clock_.save_began(seconds_since(begin_));
+  checkpoints_->save(position_,
+                     validated_ == position_.step ? std::optional(validation_loss_) : std::nullopt);
 }
 
-CheckpointInfo Run::checkpoint_info() {
-  const OptimizerConfig& o = config_.optimizer;
-  CheckpointInfo info{position_, to_yaml(config_), train_->tokens.hash(), train_->tokenizer_text(), {}, {}};
-  if (validated_ == position_.step) info.validation_loss = validation_loss_;
-  info.facts =
-      Json{{"epoch", position_.samples / sampler_->samples_per_epoch()},
-           {"config_hash", hex(identity_hash(config_))},
-           {"seed", config_.seed},  // all randomness follows from it and the position
-           {"mesh", {{"data", axes_.data}, {"tensor", axes_.tensor}}},
-           {"shard_optimizer", axes_.shard_optimizer},
-           {"learning_rate", learning_rate(o, position_.step, config_.trainer.steps)},
-           {"adamw",
-            {{"beta1", o.beta1}, {"beta2", o.beta2}, {"eps", o.eps}, {"weight_decay", o.weight_decay}}}}
-          .dump();
-  return info;
-}
-
-// Until the save in flight has ended. All ranks call it.
 void Run::finish_save() {
   activity_.phase = "checkpoint";
-  take(saver_->wait());
-  face_failed_save();
+  checkpoints_->finish();
 }
 
-void Run::take(const std::optional<CheckpointSaver::Outcome>& outcome) {
-  if (!outcome) return;
-  failed_save_ = outcome->error;
-  if (!failed_save_.empty()) return;
-  clock_.save_took(outcome->seconds);
-  logger_->debug("saved {} in {:.1f} s", outcome->folder.string(), outcome->seconds);
-}
-
-// All ranks know of it, since a save ends in the same way on all of them.
-void Run::face_failed_save() {
-  if (failed_save_.empty()) return;
-  const std::string text =
-      fmt::format("the checkpoint of step {} could not be written: {}; earlier ones are valid", saved_,
-                  std::exchange(failed_save_, {}));
-  saved_ = -1;
-  if (config_.trainer.checkpoint.on_failure == CheckpointConfig::OnFailure::stop) throw AgreedError(text);
-  progress_->clear();
-  logger_->error("{}; training goes on (trainer.checkpoint.on_failure)", text);
-}
-
-// The strongest request that any rank has received. Failed saves are faced here, at the same step on all
-// ranks.
 Request Run::agreed_request() {
   activity_.phase = "signals";
-  take(saver_->poll());
-  Request request = signals_.take();
-  if (main_rank_) request = std::max(request, clock_.request(seconds_since(begin_)));
-  const at::Tensor mine = at::empty({2}, at::kLong), all = at::empty({world_.size(), 2}, at::kLong);
-  mine[0] = static_cast<std::int64_t>(request);
-  mine[1] = failed_save_.empty() ? 0 : 1;
-  world_.communicator().all_gather(mine, all);
-  const at::Tensor most = std::get<0>(all.max(0));
-  if (most[1].item<std::int64_t>() > 0) {
-    take(saver_->wait());
-    face_failed_save();
-  }
-  return static_cast<Request>(most[0].item<std::int64_t>());
+  return checkpoints_->agree_on(signals_.take());
 }
 
 }  // namespace

@@ -71,6 +71,14 @@ const std::map<std::string, std::string>& other_values() {
       {"data.validation", "\"corpora/c\""},
       {"data.sequence_length", "1"},
       {"data.separate_documents", "false"},
+      {"data.task.name", "parity"},
+      {"data.task.vocabulary", "32"},
+      {"data.task.count", "3"},
+      {"data.task.shortest", "5"},
+      {"data.task.random_filler", "true"},
+      {"data.task.train_samples", "9"},
+      {"data.task.test_samples", "8"},
+      {"data.task.test_lengths", "\"12, 13\""},
       {"parallel.data", "2"},
       {"parallel.tensor", "3"},
       {"parallel.reduction", "fast"},
@@ -124,9 +132,17 @@ std::string nested_yaml(const std::string& path, const std::string& value) {
 // What must be set beside a key, in its section, for its other value to have a meaning.
 const std::map<std::string, std::string>& companions() {
   static const std::map<std::string, std::string> settings = {
-      {"model.attention.global_every", "window: 64"}, {"model.attention.rope_factor", "rope_scaling: linear"},
-      {"model.middle.heads", "mode: mixed"},          {"model.state.kv", "heads: 4"},
-      {"trainer.init.fresh", "from: runs/a"},         {"trainer.init.unused", "from: runs/a"},
+      {"data.task.count", "name: needle"},
+      {"data.task.random_filler", "name: mqar, vocabulary: 64"},
+      {"data.task.shortest", "name: parity"},
+      {"data.task.test_lengths", "name: parity"},
+      {"data.task.vocabulary", "name: needle"},
+      {"model.attention.global_every", "window: 64"},
+      {"model.attention.rope_factor", "rope_scaling: linear"},
+      {"model.middle.heads", "mode: mixed"},
+      {"model.state.kv", "heads: 4"},
+      {"trainer.init.fresh", "from: runs/a"},
+      {"trainer.init.unused", "from: runs/a"},
   };
   return settings;
 }
@@ -194,6 +210,7 @@ TEST(ConfigKeys, ChangeExactlyOneLineOfTheResolvedConfiguration) {
 TEST(ConfigKeys, OnlySharedKeysChangeTheIdentity) {
   const std::set<std::string> free = {"data.train",
                                       "data.validation",
+                                      "data.task.test_samples",
                                       "parallel.data",
                                       "parallel.tensor",
                                       "parallel.reduction",
@@ -311,6 +328,20 @@ TEST(ConfigKeys, ReachTheirOwnFields) {
       std::tuple(20, 44, 22, 23, 24, 25, 26, 27, 28, 29, 30, CheckpointConfig::OnFailure::go_on, true));
   EXPECT_EQ(std::tuple(t.init.from, t.init.fresh, t.init.unused, t.time_limit, t.grace),
             std::tuple("x", "y", "z", 31, 32));
+}
+
+TEST(ConfigKeys, OfATaskReachTheirOwnFields) {
+  const data::TaskConfig recall =
+      parse_config(
+          "data: {sequence_length: 16, task: {name: mqar, vocabulary: 24, count: 3, random_filler: true,\n"
+          "       train_samples: 28, test_samples: 29, test_lengths: 32}}\n",
+          "test.yaml")
+          .data.task;
+  EXPECT_EQ(std::tuple(recall.name, recall.vocabulary, recall.count, recall.random_filler,
+                       recall.train_samples, recall.test_samples, recall.test_lengths),
+            std::tuple(data::TaskName::mqar, 24, 3, true, 28, 29, "32"));
+  const std::string parity = "data: {task: {name: parity, shortest: 5}}\n";
+  EXPECT_EQ(parse_config(parity, "test.yaml").data.task.shortest, 5);
 }
 
 TEST(ConfigKeys, FloatsRoundTripToTheLastBit) {
