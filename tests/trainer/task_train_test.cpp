@@ -46,11 +46,11 @@ class TaskTrain : public TinyRun {
 TEST_F(TaskTrain, ATinyModelLearnsToRecall) {
   expect_done(run(program(train_task(
       "run", {"data.task.name=mqar", "data.sequence_length=8", "data.task.count=2", "data.task.vocabulary=16",
-              "data.task.test_samples=200", "trainer.steps=250", "trainer.global_batch=32",
-              "trainer.micro_batch=32", "trainer.validate_every=125", "model.state.heads=0"}))));
+              "data.task.test_samples=200", "trainer.steps=100", "trainer.global_batch=32",
+              "trainer.micro_batch=32", "trainer.validate_every=50"}))));
   const std::vector<Json> lines = evaluations("run");
   ASSERT_EQ(lines.size(), 2u);
-  EXPECT_EQ(lines[1]["step"], 250);
+  EXPECT_EQ(lines[1]["step"], 100);
   EXPECT_EQ(lines[1]["validation_tokens"], 400);
   EXPECT_GT(lines[1]["accuracy"]["8"].get<double>(), 0.95) << lines[1].dump();
   EXPECT_LT(lines[1]["validation_loss"].get<double>(), 0.3);
@@ -138,7 +138,7 @@ TEST(TaskConfig, CombinationsThatCannotWorkAreRefused) {
       {{"data.task.name=mqar", "data.task.vocabulary=64", "data.task.count=17"}, "need 68 tokens or more"},
       {{"data.task.name=parity", "data.task.test_lengths=128", "model.learned_positions=64"},
        "data.task.test_lengths: 128 tokens must be at most model.learned_positions = 64"},
-      {{"data.task.test_samples=0"}, "data.task.test_samples = 0: must be at least 1"},
+      {{"data.task.test_samples=0"}, "data.task.test_samples=0: must be at least 1"},
   };
   for (const Case& each : cases)
     EXPECT_THAT(
