@@ -67,7 +67,7 @@ std::vector<Key> run_and_model_keys() {
       {"model.learned_positions", IntegerKind{AT(model.learned_positions), 0, billion}, "tokens",
        "longest text, with a learned vector for each position; 0: no such vectors"},
       {"model.z_loss", RealKind{AT(model.penalties.z_loss), 0.0}, "",
-       "times logsumexp(logits)^2, added to each token's loss; 0: off"},
+       "times the squared log-sum-exp of the logits, added to each token's loss; 0: off"},
       {"model.logit_pull", RealKind{AT(model.penalties.pull), 0.0}, "",
        "times max(logits)^2 / 2, added to each token's loss; RWKV-7: 1e-4; 0: off"},
       {"model.tied_head", FlagKind{AT(model.tied_head)}, "", "the output head shares the embedding's matrix"},

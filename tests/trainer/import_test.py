@@ -258,7 +258,7 @@ class Import(unittest.TestCase):
         run("tokenize", "--output", self.path("other"), self.ids_file)
         refused = call("train", os.path.join(folder, "config.yaml"), f"--set=data.train={self.path('other')}", "--set=trainer.steps=2", "--output", folder)
         self.assertEqual(refused.returncode, 2, "once it has seen data, its corpus is fixed")
-        self.assertIn("is not the corpus", refused.stderr)
+        self.assertIn("is not the data", refused.stderr)
 
     def test_a_tokenizer_is_kept_with_the_model(self):
         llama().save_pretrained(self.path("source"))
