@@ -20,15 +20,6 @@ constexpr OptimizerGroup matrix_group{.weight_decay = true, .lr_scale = 1.0};
 
 at::Tensor zeros(at::IntArrayRef shape, std::uint64_t) { return at::zeros(shape, at::kFloat); }
 
-// [ranks, ...] of every rank's tensor.
-at::Tensor gathered(const at::Tensor& mine, Communicator& group) {
-  std::vector<std::int64_t> shape = mine.sizes().vec();
-  shape.insert(shape.begin(), group.size());
-  at::Tensor all = at::empty(shape, mine.options());
-  group.all_gather(mine, all);
-  return all;
-}
-
 }  // namespace
 
 at::Tensor ColumnLinear::operator()(const at::Tensor& x) const {
