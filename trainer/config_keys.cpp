@@ -181,6 +181,10 @@ std::vector<Key> data_and_parallel_keys() {
        "parallel.data "
        "leaves",
        Resume::free},
+      {"parallel.sequence", FlagKind{AT(parallel.sequence)}, "",
+       "the processes that share a layer split the tokens of norms and residuals between layers, which takes "
+       "less memory; parallel.tensor must divide data.sequence_length",
+       Resume::free},
       {"parallel.reduction",
        choice<Reduction>(AT(parallel.reduction), {{"tree", Reduction::tree}, {"fast", Reduction::fast}}), "",
        "order in which gradients are added: a fixed tree, with the same bits on any number of processes, or "

@@ -129,11 +129,13 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     axes_ = parallel::resolved(config_.parallel, world_.size());
     parallel::check_tree(trainer.global_batch / trainer.micro_batch, axes_.data, axes_.reduction);
     model::check_split(config_.model, axes_.tensor);
+    check_sequence(config_, axes_.tensor);
   });
   mesh_.emplace(axes_, world_.communicator());
   background_.emplace(mesh_->data());
   agree(world_.communicator(), [&] {
-    model_.emplace(config_.model, mesh_->tensor(), static_cast<std::uint64_t>(config_.seed));
+    model_.emplace(config_.model, mesh_->tensor(), static_cast<std::uint64_t>(config_.seed),
+                   parallel::Building{.sequence = axes_.sequence});
     const parallel::Parameters& all = model_->parameters();
     layout_.emplace(all, mesh_->data().size(), mesh_->data().rank(), axes_.shard_optimizer);
     parameters_.emplace(all, *layout_, *background_);
