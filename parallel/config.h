@@ -16,6 +16,7 @@ struct ParallelConfig {
   // The residual stream between the blocks is split over the tensor ranks by tokens, which they must divide.
   bool sequence = false;
   Reduction reduction = Reduction::tree;
+  bool check_calls = false;     // ranks compare each call before they make it (checked.h), to find faults
   bool shard_optimizer = true;  // each data-parallel rank updates its share of the parameters (ZeRO-1)
 };
 

@@ -191,6 +191,10 @@ std::vector<Key> data_and_parallel_keys() {
        "the "
        "library's own",
        Resume::free},
+      {"parallel.check_calls", FlagKind{AT(parallel.check_calls)}, "",
+       "before each collective the processes compare what they call, at the cost of another, small one: for "
+       "finding faults in the program",
+       Resume::free},
       {"parallel.shard_optimizer", FlagKind{AT(parallel.shard_optimizer)}, "",
        "each data-parallel process keeps and updates its share of the optimizer's state (ZeRO-1)",
        Resume::free},
