@@ -16,6 +16,7 @@
 #include "trainer/launch.h"
 #include "trainer/safetensors.h"
 #include "trainer/saved_model.h"
+#include "trainer/watchdog.h"
 
 namespace wuneng::trainer {
 namespace {
@@ -97,6 +98,9 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
     WN_REQUIRE(flags.tokens.empty() == flags.logits.empty(),
                "--tokens FILE and --logits OUT.safetensors: one needs the other");
     saved.emplace(flags.checkpoint, mesh.tensor());
+  });
+  const Watchdog watchdog(saved->config.trainer.stuck_after, world, invocation.activity);
+  agree(world.communicator(), [&] {
     if (flags.corpus.empty()) return;
     corpus.emplace(flags.corpus, saved->config.model.vocab_size);
     sampler.emplace(corpus->tokens, saved->config.data.sequence_length,
@@ -104,6 +108,7 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
   });
   if (!flags.tokens.empty()) write_logits(*saved, flags, world);
   if (!corpus) return ExitCode::done;
+  invocation.activity.phase = "validation";
   const data::Tokenizer* tokenizer = corpus->tokenizer ? corpus->tokenizer.get() : saved->tokenizer.get();
   const Evaluation result =
       evaluate(saved->model, *sampler, saved->config.trainer.micro_batch, tokenizer, mesh.data());
