@@ -9,8 +9,10 @@
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include <fmt/chrono.h>
+#include <fmt/ranges.h>
 
 #include "common/hash.h"
 #include "common/version.h"
@@ -87,6 +89,21 @@ Json launch_record(const std::string& command_line, parallel::World& world,
           {"mesh", {{"data", axes.data}, {"tensor", axes.tensor}}},
           {"threads", at::get_num_threads()},
           {"environment", relevant_environment()}};
+}
+
+std::string tensor_ranks_apart(const Json& launch) {
+  const auto hosts = launch.at("hosts").get<std::vector<std::string>>();
+  const auto tensor = launch.at("mesh").at("tensor").get<std::size_t>();
+  for (std::size_t first = 0; first < hosts.size(); first += tensor) {
+    const std::set<std::string> theirs(hosts.begin() + static_cast<std::ptrdiff_t>(first),
+                                       hosts.begin() + static_cast<std::ptrdiff_t>(first + tensor));
+    if (theirs.size() > 1)
+      return fmt::format(
+          "parallel.tensor = {}: ranks {} to {}, which share each layer, are on several hosts ({}): every "
+          "layer waits for the network; let parallel.tensor divide the processes of a host",
+          tensor, first, first + tensor - 1, fmt::join(theirs, ", "));
+  }
+  return "";
 }
 
 std::string banner(const Config& config, const Json& launch, const model::LanguageModel& model,

@@ -22,6 +22,9 @@ std::string build_identity();
 Json launch_record(const std::string& command_line, parallel::World& world,
                    const parallel::ParallelConfig& axes);
 
+// What to warn of when ranks that share each layer are on several hosts, by the launch_record; else empty.
+std::string tensor_ranks_apart(const Json& launch);
+
 // The lines that rank 0 prints before the first step; `launch` is the launch_record.
 std::string banner(const Config& config, const Json& launch, const model::LanguageModel& model,
                    const data::TokenFile& corpus, const std::string& folder);

@@ -157,6 +157,7 @@ void Run::open_folder() {
     log_to_file(logger_, folder_.log());
   });
   logger_->info("{}", banner(config_, launch, *model_, train_->tokens, folder_.path().string()));
+  if (const std::string warning = tensor_ranks_apart(launch); !warning.empty()) logger_->warn("{}", warning);
 }
 
 // Continues from the newest checkpoint of the folder, if there is one.
