@@ -167,7 +167,7 @@ TEST_F(Failing, ARankWhoseCommunicationThreadWaitsShowsThatStackToo) {
 }
 
 TEST_F(Failing, EvaluationThatHangsEndsByTheLimitsOfItsRun) {
-  const std::vector<std::string> limits{"trainer.steps=1", "trainer.stuck_after.start=1"};
+  const std::vector<std::string> limits{"trainer.steps=1", "trainer.stuck_after.validation=1"};
   ASSERT_EQ(run(program(train("run", limits))).exit_code, 0);
   const std::string pipe = (scratch / "ids").string();  // that nobody writes to
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
@@ -176,7 +176,7 @@ TEST_F(Failing, EvaluationThatHangsEndsByTheLimitsOfItsRun) {
   command.insert(command.begin(), {"timeout", "120"});
   const Finished end = run(command);
   EXPECT_EQ(end.exit_code, static_cast<int>(ExitCode::failed)) << end.out;
-  EXPECT_THAT(end.out, AllOf(HasSubstr("no progress for 1 s (trainer.stuck_after.start)"),
+  EXPECT_THAT(end.out, AllOf(HasSubstr("no progress for 1 s (trainer.stuck_after.validation)"),
                              HasSubstr("stack of the main thread of rank 0")));
 }
 

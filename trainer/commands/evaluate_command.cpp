@@ -99,6 +99,7 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
                "--tokens FILE and --logits OUT.safetensors: one needs the other");
     saved.emplace(flags.checkpoint, mesh.tensor());
   });
+  invocation.activity.phase = "validation";  // the limit that all of the rest is under
   const Watchdog watchdog(saved->config.trainer.stuck_after, world, invocation.activity);
   agree(world.communicator(), [&] {
     if (flags.corpus.empty()) return;
@@ -108,7 +109,6 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
   });
   if (!flags.tokens.empty()) write_logits(*saved, flags, world);
   if (!corpus) return ExitCode::done;
-  invocation.activity.phase = "validation";
   const data::Tokenizer* tokenizer = corpus->tokenizer ? corpus->tokenizer.get() : saved->tokenizer.get();
   const Evaluation result =
       evaluate(saved->model, *sampler, saved->config.trainer.micro_batch, tokenizer, mesh.data());
