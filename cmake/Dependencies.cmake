@@ -35,4 +35,20 @@ if(NOT WUNENG_MPI STREQUAL OFF)
   endif()
 endif()
 
+# NCCL: what GPUs talk through; only where there is CUDA. It needs no driver to be linked.
+set(WUNENG_NCCL_LIBRARIES)
+if(WUNENG_WITH_CUDA)
+  set(_nccl ${PROJECT_SOURCE_DIR}/.deps/cuda/nvidia/nccl ${LibTorch_ROOT}/../nvidia/nccl ${LibTorch_CUDA_INCLUDE}/..)
+  find_path(WUNENG_NCCL_INCLUDE nccl.h HINTS ${_nccl} PATH_SUFFIXES include)
+  find_library(WUNENG_NCCL_LIBRARY NAMES libnccl.so.2 nccl HINTS ${_nccl} PATH_SUFFIXES lib lib64)
+  if(WUNENG_NCCL_INCLUDE AND WUNENG_NCCL_LIBRARY)
+    add_library(WuNeng::nccl SHARED IMPORTED)
+    set_target_properties(WuNeng::nccl PROPERTIES IMPORTED_LOCATION ${WUNENG_NCCL_LIBRARY}
+      INTERFACE_INCLUDE_DIRECTORIES ${WUNENG_NCCL_INCLUDE} INTERFACE_COMPILE_DEFINITIONS WUNENG_WITH_NCCL)
+    set(WUNENG_NCCL_LIBRARIES WuNeng::nccl)
+  else()
+    message(STATUS "WuNeng: without NCCL: no nccl.h and libnccl.so.2 were found; scripts/setup.sh --tests installs them")
+  endif()
+endif()
+
 message(STATUS "WuNeng: LibTorch ${LibTorch_VERSION}, MPI ${MPI_CXX_VERSION}, CUDA ${WUNENG_WITH_CUDA}")

@@ -34,7 +34,7 @@ function(wuneng_mpi_tests folder)
     add_test(NAME ${folder}/mpi_${ranks}_ranks
       COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:${folder}_mpi_tests>)
     set_tests_properties(${folder}/mpi_${ranks}_ranks PROPERTIES
-      TIMEOUT 120 PROCESSORS 2)
+      TIMEOUT 300 PROCESSORS 2)
   endforeach()
 endfunction()
 

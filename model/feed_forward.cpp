@@ -6,19 +6,18 @@
 
 #include "kernels/activation.h"
 #include "kernels/token_shift.h"
-#include "parallel/collectives.h"
 
 namespace wuneng::model {
 
 FeedForward::FeedForward(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers)
-    : kind_(config.feed_forward.kind), tensor_group_(&layers.tensor_group()) {
+    : kind_(config.feed_forward.kind) {
   const std::int64_t C = config.width, hidden = config.feed_forward.resolved_hidden(C);
   const bool rwkv = config.init == InitKind::rwkv;
   const auto in_init = rwkv ? init::orthogonal(1.0) : init::normal(1.0 / std::sqrt(static_cast<double>(C)));
   const auto out_init = rwkv ? init::constant(0.0)
                              : init::normal(1.0 / std::sqrt(static_cast<double>(hidden * 2 * config.layers)));
   if (kind_ == FeedForwardKind::rwkv) {
-    mix_ = layers.replicated("mix", {1, C}, init::channel_mix(depth));
+    mix_ = layers.replicated("mix", {1, C}, init::channel_mix(depth), parallel::Used::in_block);
     up_ = layers.column_linear("key", C, hidden, 1, in_init);
     down_ = layers.row_linear("value", {{"", hidden, 1, out_init}}, C);
     return;
@@ -29,12 +28,14 @@ FeedForward::FeedForward(const ModelConfig& config, init::Depth depth, const par
   down_ = layers.row_linear("down", {{"", hidden, 1, out_init}}, C, config.biases);
 }
 
-at::Tensor FeedForward::operator()(const at::Tensor& x, const Documents& documents, LayerState* state) const {
-  if (kind_ != FeedForwardKind::rwkv) return down_({activated(parallel::enter_shards(x, *tensor_group_))});
+at::Tensor FeedForward::operator()(const at::Tensor& x, const parallel::Stream& stream,
+                                   const Documents& documents, LayerState* state) const {
+  const at::Tensor u = stream.enter(x);
+  if (kind_ != FeedForwardKind::rwkv) return down_({activated(u)}, stream);
   const at::Tensor shifted =
-      kernels::token_shift(x, mix_, state ? state->ffn_previous : at::Tensor(), documents.starts())[0];
-  if (state) state->ffn_previous = x.select(1, x.size(1) - 1);
-  return down_({activated(parallel::enter_shards(shifted, *tensor_group_))});
+      kernels::token_shift(u, mix_, state ? state->ffn_previous : at::Tensor(), documents.starts())[0];
+  if (state) state->ffn_previous = u.select(1, u.size(1) - 1);
+  return down_({activated(shifted)}, stream);
 }
 
 at::Tensor FeedForward::activated(const at::Tensor& u) const {

@@ -20,14 +20,14 @@ class FeedForward {
  public:
   FeedForward(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers);
 
-  // x [B, T, C] -> [B, T, C].
-  at::Tensor operator()(const at::Tensor& x, const Documents& documents, LayerState* state) const;
+  // x [B, T, C] of the stream -> [B, T, C].
+  at::Tensor operator()(const at::Tensor& x, const parallel::Stream& stream, const Documents& documents,
+                        LayerState* state) const;
 
  private:
   at::Tensor activated(const at::Tensor& u) const;
 
   FeedForwardKind kind_;
-  parallel::Communicator* tensor_group_;
   at::Tensor mix_;                    // [1, C], channel mix only
   parallel::ColumnLinear gate_, up_;  // the channel mix has no gate; its `up` is W_key
   parallel::RowLinear down_;

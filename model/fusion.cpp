@@ -7,7 +7,7 @@ namespace wuneng::model {
 Fusion::Fusion(const ModelConfig& config, const parallel::LayerBuilder& layers) {
   const std::int64_t H_a = config.attention.heads, H_s = config.state.heads;
   if (config.fusion.alpha == Alpha::layer)
-    alpha_ = layers.replicated("alpha", {1}, init::constant(1.0), {.partial_gradient = true});
+    alpha_ = layers.replicated("alpha", {1}, init::constant(1.0), parallel::Used::in_block);
   if (config.fusion.alpha == Alpha::head)
     alpha_ = layers.split("alpha", {H_s, 1}, init::constant(1.0), {.dim = 0, .heads = H_s});
   if (config.fusion.mode == FusionMode::concat) return;

@@ -1,5 +1,6 @@
 #include "model/language_model.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/embedding.h>
 
 #include <cmath>
@@ -22,14 +23,14 @@ parallel::Initializer head_init(const ModelConfig& config) {
 }  // namespace
 
 LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group,
-                             std::uint64_t seed, bool shapes_only)
-    : config_(config) {
+                             std::uint64_t seed, parallel::Building options)
+    : config_(config), whole_(tensor_group, false), training_(tensor_group, options.sequence) {
   check(config);
-  const parallel::LayerBuilder builder(parameters_, tensor_group, seed, shapes_only);
+  const parallel::LayerBuilder builder(parameters_, tensor_group, seed, options);
   embedding_ = builder.vocabulary_rows("embedding", config.vocab_size, config.width, embedding_init(config));
   if (config.learned_positions > 0)
-    positions_ =
-        builder.replicated("positions", {config.learned_positions, config.width}, init::normal(0.02));
+    positions_ = builder.replicated("positions", {config.learned_positions, config.width}, init::normal(0.02),
+                                    parallel::Used::in_stream);
   if (config.embedding_norm) embedding_norm_.emplace(config, builder.in("embedding_norm"));
   for (std::int64_t l = 0; l < config.layers; ++l) {
     const parallel::LayerBuilder layer = builder.in(fmt::format("layers.{}", l));
@@ -46,7 +47,7 @@ LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& 
 
 parallel::Parameters LanguageModel::parameter_shapes(const ModelConfig& config) {
   const auto alone = parallel::make_single();
-  return LanguageModel(config, *alone, 0, true).parameters_;
+  return LanguageModel(config, *alone, 0, {.shapes_only = true}).parameters_;
 }
 
 std::int64_t LanguageModel::parameter_count() const {
@@ -58,20 +59,28 @@ std::int64_t LanguageModel::parameter_count() const {
 
 at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const at::Tensor& document_starts,
                                  ModelState* state) const {
+  WN_CHECK(!(training_.in_parts() && at::GradMode::is_enabled()),
+           "hidden: not differentiable with sequence parallelism");
+  return run(tokens, whole_, document_starts, state);
+}
+
+at::Tensor LanguageModel::run(const at::Tensor& tokens, const parallel::Stream& stream,
+                              const at::Tensor& document_starts, ModelState* state) const {
+  stream.check_length(tokens.size(1));
   if (state && state->layers.empty()) state->layers.resize(layers_.size());
   const Documents documents(tokens.size(0), tokens.size(1), document_starts, state ? state->position : 0,
                             state ? state->document_begin : std::vector<std::int64_t>());
   await(layers_.front().parameters_end);
-  at::Tensor h = parallel::embed(embedding_, tokens);  // [B, T, C]
-  if (positions_.defined()) h = h.add(learned_positions(documents));
+  at::Tensor h = parallel::embed(embedding_, tokens, stream);  // [B, T, C]
+  if (positions_.defined()) h = h.add(learned_positions(documents, stream));
   if (embedding_norm_) h = (*embedding_norm_)(h);
   at::Tensor first_values;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Layer& layer = layers_[l];
     await(layer.parameters_end);
     LayerState* layer_state = state ? &state->layers[l] : nullptr;
-    h = h.add(layer.mixer(layer.mixer_norm(h), documents, layer_state, first_values));
-    h = h.add(layer.ffn(layer.ffn_norm(h), documents, layer_state));
+    h = h.add(layer.mixer(layer.mixer_norm(h), stream, documents, layer_state, first_values));
+    h = h.add(layer.ffn(layer.ffn_norm(h), stream, documents, layer_state));
   }
   if (state) {
     state->position += tokens.size(1);
@@ -81,13 +90,14 @@ at::Tensor LanguageModel::hidden(const at::Tensor& tokens, const at::Tensor& doc
   return (*final_norm_)(h);
 }
 
-at::Tensor LanguageModel::learned_positions(const Documents& documents) const {
+at::Tensor LanguageModel::learned_positions(const Documents& documents,
+                                            const parallel::Stream& stream) const {
   const at::Tensor places = documents.places();
   const std::int64_t longest = places.max().item<std::int64_t>() + 1;
   WN_REQUIRE(longest <= config_.learned_positions,
              "a text of {} tokens: model.learned_positions = {} is the longest that this model can read",
              longest, config_.learned_positions);
-  return at::embedding(positions_, places);
+  return at::embedding(positions_, stream.here(places));
 }
 
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
@@ -96,8 +106,8 @@ at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
 
 kernels::LinearCrossEntropy LanguageModel::loss(const at::Tensor& tokens, const at::Tensor& targets,
                                                 const at::Tensor& document_starts) const {
-  const at::Tensor h = hidden(tokens, document_starts);
-  return parallel::cross_entropy(head_, h.flatten(0, 1), targets.flatten(), config_.penalties);
+  const at::Tensor h = run(tokens, training_, document_starts, nullptr);
+  return parallel::cross_entropy(head_, h, targets.flatten(), config_.penalties, training_);
 }
 
 }  // namespace wuneng::model

@@ -24,9 +24,10 @@ namespace wuneng::model {
 
 class LanguageModel {
  public:
-  // Makes and initialises this rank's share of the parameters from `seed`.
-  LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed)
-      : LanguageModel(config, tensor_group, seed, false) {}
+  // Makes and initialises this rank's share of the parameters from `seed`. With options.sequence the loss
+  // keeps the residual stream in parts over the tensor group, which must divide its tokens.
+  LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed,
+                parallel::Building options = {});
 
   // The parameters of a model without their values, which take no memory: a model of any size can be counted.
   static parallel::Parameters parameter_shapes(const ModelConfig& config);
@@ -41,7 +42,8 @@ class LanguageModel {
   void set_await(Await await) { await_ = std::move(await); }
 
   // tokens [B, T] int64 -> the last norm's output [B, T, C]. `document_starts` as in data::Batch, may be
-  // undefined. With a state the tokens continue those seen before, and the state is brought up to date.
+  // undefined. With a state the tokens continue those seen before, and the state is brought up to date. Never
+  // in parts, whatever T; where the loss is, not differentiable.
   at::Tensor hidden(const at::Tensor& tokens, const at::Tensor& document_starts = {},
                     ModelState* state = nullptr) const;
 
@@ -62,14 +64,15 @@ class LanguageModel {
     std::size_t parameters_end;  // of parameters(), those up to this layer's
   };
 
-  LanguageModel(const ModelConfig& config, parallel::Communicator& tensor_group, std::uint64_t seed,
-                bool shapes_only);
+  at::Tensor run(const at::Tensor& tokens, const parallel::Stream& stream, const at::Tensor& document_starts,
+                 ModelState* state) const;  // -> the stream [B, T, C] after the last norm
   void await(std::size_t parameters) const {
     if (await_) await_(parameters);
   }
-  at::Tensor learned_positions(const Documents& documents) const;  // [B, T, C]
+  at::Tensor learned_positions(const Documents& documents, const parallel::Stream& stream) const;
 
   ModelConfig config_;
+  parallel::Stream whole_, training_;
   parallel::Parameters parameters_;
   parallel::VocabularyRows embedding_;
   at::Tensor positions_;  // [longest text, C]; undefined: none

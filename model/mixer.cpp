@@ -2,8 +2,6 @@
 
 #include <cmath>
 
-#include "parallel/collectives.h"
-
 namespace wuneng::model {
 namespace {
 
@@ -28,8 +26,7 @@ std::vector<RowInput> output_rows(const ModelConfig& config, std::int64_t layer)
 
 }  // namespace
 
-Mixer::Mixer(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers)
-    : tensor_group_(&layers.tensor_group()) {
+Mixer::Mixer(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers) {
   const bool hybrid = config.is_hybrid(depth.layer);
   if (config.has_attention(depth.layer))
     attention_.emplace(config, depth.layer, hybrid && config.fusion.attention_norm, layers.in("attention"));
@@ -42,9 +39,9 @@ Mixer::Mixer(const ModelConfig& config, init::Depth depth, const parallel::Layer
                               config.biases && attention_);
 }
 
-at::Tensor Mixer::operator()(const at::Tensor& x, const Documents& documents, LayerState* state,
-                             at::Tensor& first_values) const {
-  const at::Tensor u = parallel::enter_shards(x, *tensor_group_);
+at::Tensor Mixer::operator()(const at::Tensor& x, const parallel::Stream& stream, const Documents& documents,
+                             LayerState* state, at::Tensor& first_values) const {
+  const at::Tensor u = stream.enter(x);
   QueryKeyValue projected;
   std::vector<at::Tensor> heads;  // [B, T, H, N] each
   if (attention_) {
@@ -59,8 +56,8 @@ at::Tensor Mixer::operator()(const at::Tensor& x, const Documents& documents, La
     middle = (*middle_heads_)(heads[0], heads[1], projected, documents, state ? &state->middle : nullptr);
   if (fusion_) heads = (*fusion_)(heads[0], heads[1]);
   if (middle.defined()) heads.push_back(middle);
-  for (at::Tensor& kind : heads) kind = kind.reshape({x.size(0), x.size(1), -1});
-  return output_(heads);
+  for (at::Tensor& kind : heads) kind = kind.reshape({u.size(0), u.size(1), -1});
+  return output_(heads, stream);
 }
 
 }  // namespace wuneng::model

@@ -14,17 +14,16 @@
 namespace wuneng::model {
 
 // out = [fusion(A, R); M] W_o. The rows of W_o that read each kind of head are parameters of their own
-// (output.attention, output.state, output.middle), and one all-reduce sums all over the tensor group.
+// (output.attention, output.state, output.middle), and one collective sums all over the tensor group.
 class Mixer {
  public:
   Mixer(const ModelConfig& config, init::Depth depth, const parallel::LayerBuilder& layers);
 
-  // x [B, T, C] -> [B, T, C].
-  at::Tensor operator()(const at::Tensor& x, const Documents& documents, LayerState* state,
-                        at::Tensor& first_values) const;
+  // x [B, T, C] of the stream -> [B, T, C].
+  at::Tensor operator()(const at::Tensor& x, const parallel::Stream& stream, const Documents& documents,
+                        LayerState* state, at::Tensor& first_values) const;
 
  private:
-  parallel::Communicator* tensor_group_;
   std::optional<Attention> attention_;
   std::optional<StateHeads> state_heads_;
   std::optional<MiddleHeads> middle_heads_;

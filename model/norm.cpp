@@ -6,8 +6,9 @@
 namespace wuneng::model {
 
 Norm::Norm(const ModelConfig& config, const parallel::LayerBuilder& layers) : eps_(config.norm_eps) {
-  weight_ = layers.replicated("weight", {config.width}, init::constant(1.0));
-  if (config.norm == NormKind::layer) bias_ = layers.replicated("bias", {config.width}, init::constant(0.0));
+  weight_ = layers.replicated("weight", {config.width}, init::constant(1.0), parallel::Used::in_stream);
+  if (config.norm == NormKind::layer)
+    bias_ = layers.replicated("bias", {config.width}, init::constant(0.0), parallel::Used::in_stream);
 }
 
 at::Tensor Norm::operator()(const at::Tensor& x) const {

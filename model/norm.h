@@ -9,7 +9,7 @@
 
 namespace wuneng::model {
 
-// RMSNorm or LayerNorm over the width. Its parameters are held by every rank and see the whole gradient.
+// RMSNorm or LayerNorm over the width, of the residual stream.
 class Norm {
  public:
   Norm(const ModelConfig& config, const parallel::LayerBuilder& layers);

@@ -40,7 +40,7 @@ StateHeads::StateHeads(const ModelConfig& config, init::Depth depth, bool first,
   const auto per_head = [&](const std::string& name, const parallel::Initializer& init) {
     return layers.split(name, {H, N}, init, by_head);
   };
-  mix_ = layers.replicated("mix", {6, C}, init::time_mix(depth), {.partial_gradient = true});
+  mix_ = layers.replicated("mix", {6, C}, init::time_mix(depth), parallel::Used::in_block);
   receptance_ = layers.column_linear("receptance", C, H, N, init::orthogonal(1.0));
   if (config_.kv == StateKv::own) {
     key_ = layers.column_linear("key", C, H, N, init::orthogonal(0.1));
@@ -76,8 +76,8 @@ LowRankMap StateHeads::low_rank_map(const std::string& name, init::LowRank kind,
   LowRankMap map;
   if (bias)
     map.bias = layers.split(name + ".bias", {channels}, bias, {.dim = 0, .heads = config_.heads}, bias_group);
-  map.down = layers.replicated(name + ".down", {config.width, rank}, init::constant(0.0),
-                               {.partial_gradient = true});
+  map.down =
+      layers.replicated(name + ".down", {config.width, rank}, init::constant(0.0), parallel::Used::in_block);
   map.up = layers.split(name + ".up", {rank, channels}, init::orthogonal_tall(0.1),
                         {.dim = 1, .heads = config_.heads});
   return map;

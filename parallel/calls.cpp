@@ -111,6 +111,7 @@ std::uint64_t Calls::begin(const char* name, std::int64_t bytes, int ranks) {
   call.name = name;
   call.bytes = bytes;
   call.ranks = ranks;
+  call.thread = ::pthread_self();
   call.begin = now_ns();
   call.end = 0;
   call.number = number;
@@ -124,6 +125,13 @@ void Calls::end(std::uint64_t number) {
 }
 
 bool Calls::in_call() const { return begun_ != ended_; }
+
+std::vector<pthread_t> Calls::threads_in_calls() const {
+  std::vector<pthread_t> threads;
+  for (const Call& call : calls_)
+    if (call.number != 0 && call.end == 0) threads.push_back(call.thread);
+  return threads;
+}
 
 // The oldest call that has not ended, which is what a rank hangs in; else the newest.
 const Calls::Call* Calls::most_telling() const {

@@ -1,11 +1,14 @@
 // What this rank's communicators are doing, and did last: for messages about a job that is stuck or dies.
 #pragma once
 
+#include <pthread.h>
+
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "parallel/communicator.h"
 
@@ -24,6 +27,9 @@ class Calls {
   std::uint64_t events() const { return begun_.load() + ended_.load(); }
   bool in_call() const;  // one has begun and has not ended
 
+  // Those whose calls have begun and have not ended.
+  std::vector<pthread_t> threads_in_calls() const;
+
   // "in all_to_all of 1.0 MiB among 4 ranks (call 41) for 12.3 s" or "last in ... 0.2 s ago", or nothing
   // before the first call; without the times, equal texts mean the same place. The form with a buffer, which
   // returns the length and writes no terminating zero, is safe in a signal handler.
@@ -36,6 +42,7 @@ class Calls {
     std::atomic<const char*> name = nullptr;
     std::atomic<std::int64_t> bytes = 0, begin = 0, end = 0;  // times in ns; end 0: not yet
     std::atomic<int> ranks = 0;
+    std::atomic<pthread_t> thread = {};
   };
   const Call* most_telling() const;
 

@@ -43,6 +43,9 @@ class Communicator {
   virtual void cancel() {}
 };
 
+// The tensor of every rank, [ranks, ...].
+at::Tensor gathered(const at::Tensor& mine, Communicator& group);
+
 // A group of one process: data stays where it is.
 std::unique_ptr<Communicator> make_single();
 

@@ -13,7 +13,10 @@ struct ParallelConfig {
   // other axis leaves.
   std::int64_t data = 0;
   std::int64_t tensor = 1;
+  // The residual stream between the blocks is split over the tensor ranks by tokens, which they must divide.
+  bool sequence = false;
   Reduction reduction = Reduction::tree;
+  bool check_calls = false;     // ranks compare each call before they make it (checked.h), to find faults
   bool shard_optimizer = true;  // each data-parallel rank updates its share of the parameters (ZeRO-1)
 };
 

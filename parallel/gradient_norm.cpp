@@ -1,7 +1,7 @@
 #include "parallel/gradient_norm.h"
 
 #include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <map>
@@ -26,9 +26,7 @@ at::Tensor sums_of_blocks(const at::Tensor& flat, const FlatLayout& layout) {
 
 // Adds up in the order of ranks, so that all that share get the same bits.
 void sum_over_neighbours(const std::vector<at::Tensor>& parts, int sharers, Communicator& tensor_group) {
-  const at::Tensor mine = at::cat(parts),
-                   all = at::empty({tensor_group.size(), mine.numel()}, mine.options());
-  tensor_group.all_gather(mine, all);
+  const at::Tensor all = gathered(at::cat(parts), tensor_group);
   const int first = tensor_group.rank() / sharers * sharers;
   const at::Tensor sum = all[first];
   for (int r = 1; r < sharers; ++r) sum.add_(all[first + r]);
@@ -68,9 +66,7 @@ double sum_of_squares(const at::Tensor& flat, const Parameters& parameters, cons
     double& sum = parameters[i].shard_dim < 0 ? replicated : split;
     for (std::int64_t b = place.begin / block; b * block < place.end(); ++b) sum += of_block[b];
   }
-  const at::Tensor mine = at::empty({1}, at::kDouble).fill_(split),
-                   all = at::empty({tensor_group.size()}, at::kDouble);
-  tensor_group.all_gather(mine, all);
+  const at::Tensor all = gathered(at::full({}, split, at::kDouble), tensor_group);
   for (std::int64_t r = 0; r < all.numel(); ++r) replicated += all.const_data_ptr<double>()[r];
   return replicated;
 }

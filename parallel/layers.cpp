@@ -11,7 +11,6 @@
 #include "common/check.h"
 #include "common/hash.h"
 #include "kernels/linear.h"
-#include "parallel/collectives.h"
 
 namespace wuneng::parallel {
 namespace {
@@ -19,15 +18,6 @@ namespace {
 constexpr OptimizerGroup matrix_group{.weight_decay = true, .lr_scale = 1.0};
 
 at::Tensor zeros(at::IntArrayRef shape, std::uint64_t) { return at::zeros(shape, at::kFloat); }
-
-// [ranks, ...] of every rank's tensor.
-at::Tensor gathered(const at::Tensor& mine, Communicator& group) {
-  std::vector<std::int64_t> shape = mine.sizes().vec();
-  shape.insert(shape.begin(), group.size());
-  at::Tensor all = at::empty(shape, mine.options());
-  group.all_gather(mine, all);
-  return all;
-}
 
 }  // namespace
 
@@ -45,16 +35,16 @@ std::vector<at::Tensor> column_linears(const std::vector<ColumnLinear>& layers, 
   return out;
 }
 
-at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs) const {
-  const at::Tensor whole = leave_shards(kernels::linear_sum(inputs, weights), *tensor_group);
-  return bias.defined() ? whole.add(bias) : whole;
+at::Tensor RowLinear::operator()(const std::vector<at::Tensor>& inputs, const Stream& stream) const {
+  const at::Tensor sum = stream.leave(kernels::linear_sum(inputs, weights));
+  return bias.defined() ? sum.add(bias) : sum;
 }
 
-at::Tensor embed(const VocabularyRows& rows, const at::Tensor& tokens) {
+at::Tensor embed(const VocabularyRows& rows, const at::Tensor& tokens, const Stream& stream) {
   if (rows.tensor_group->size() == 1) return at::embedding(rows.weight, tokens);
   const at::Tensor row = tokens.sub(rows.begin), here = row.ge(0).logical_and(row.lt(rows.weight.size(0)));
   const at::Tensor found = at::embedding(rows.weight, row.mul(here));  // ids of other ranks find row 0
-  return leave_shards(found.mul(here.unsqueeze(-1).to(found.scalar_type())), *rows.tensor_group);
+  return stream.leave(found.mul(here.unsqueeze(-1).to(found.scalar_type())));
 }
 
 at::Tensor all_logits(const VocabularyRows& rows, const at::Tensor& hidden) {
@@ -67,23 +57,24 @@ at::Tensor all_logits(const VocabularyRows& rows, const at::Tensor& hidden) {
 }
 
 kernels::LinearCrossEntropy cross_entropy(const VocabularyRows& rows, const at::Tensor& hidden,
-                                          const at::Tensor& targets, kernels::LogitPenalties penalties) {
+                                          const at::Tensor& targets, kernels::LogitPenalties penalties,
+                                          const Stream& stream) {
   Communicator& group = *rows.tensor_group;
+  const at::Tensor all_hidden = stream.enter(hidden).flatten(0, 1);
   if (group.size() == 1)
-    return kernels::linear_cross_entropy(hidden, rows.weight, targets, rows.count, penalties);
+    return kernels::linear_cross_entropy(all_hidden, rows.weight, targets, rows.count, penalties);
   const kernels::VocabularyShard shard{
       .begin = rows.begin,
       .shards = group.size(),
       .mine = group.rank(),
       .whole_size = rows.vocab_size,
       .gather = [&group](const at::Tensor& mine) { return gathered(mine, group); }};
-  return kernels::linear_cross_entropy(enter_shards(hidden, group), rows.weight, targets, rows.count,
-                                       penalties, shard);
+  return kernels::linear_cross_entropy(all_hidden, rows.weight, targets, rows.count, penalties, shard);
 }
 
 LayerBuilder::LayerBuilder(Parameters& parameters, Communicator& tensor_group, std::uint64_t seed,
-                           bool shapes_only)
-    : parameters_(&parameters), tensor_group_(&tensor_group), seed_(seed), shapes_only_(shapes_only) {}
+                           Building options)
+    : parameters_(&parameters), tensor_group_(&tensor_group), seed_(seed), options_(options) {}
 
 LayerBuilder LayerBuilder::in(const std::string& name) const {
   LayerBuilder inner = *this;
@@ -99,8 +90,9 @@ std::int64_t LayerBuilder::local(std::int64_t heads) const {
 }
 
 at::Tensor LayerBuilder::replicated(const std::string& name, at::IntArrayRef shape, const Initializer& init,
-                                    Replicated options, OptimizerGroup group) const {
-  return add(name, shape, init, Split{}, options.partial_gradient, group).value;
+                                    Used used, OptimizerGroup group) const {
+  const bool partial_gradient = used == Used::in_block || options_.sequence;
+  return add(name, shape, init, Split{}, partial_gradient, group).value;
 }
 
 at::Tensor LayerBuilder::split(const std::string& name, at::IntArrayRef shape, const Initializer& init,
@@ -118,13 +110,12 @@ ColumnLinear LayerBuilder::column_linear(const std::string& name, std::int64_t i
 RowLinear LayerBuilder::row_linear(const std::string& name, const std::vector<RowInput>& inputs,
                                    std::int64_t out, bool bias) const {
   RowLinear layer;
-  layer.tensor_group = tensor_group_;
   for (const RowInput& input : inputs) {
     const std::string matrix = input.name.empty() ? name : name + "." + input.name;
     layer.weights.push_back(split(matrix + ".weight", {out, input.heads * input.head_size}, input.init,
                                   Split{1, input.heads}, matrix_group));
   }
-  if (bias) layer.bias = replicated(name + ".bias", {out}, zeros);
+  if (bias) layer.bias = replicated(name + ".bias", {out}, zeros, Used::in_stream);
   return layer;
 }
 
@@ -142,8 +133,8 @@ const Parameter& LayerBuilder::add(const std::string& name, at::IntArrayRef shap
                         [&](const Parameter& p) { return p.name == full; }),
            "parameter {} is made twice", full);
   Parameter p{.name = full,
-              .value = shapes_only_ ? at::empty(shape, at::device(at::kMeta).dtype(at::kFloat))
-                                    : init(shape, hash_text(full, seed_)),
+              .value = options_.shapes_only ? at::empty(shape, at::device(at::kMeta).dtype(at::kFloat))
+                                            : init(shape, hash_text(full, seed_)),
               .global_shape = shape.vec(),
               .shard_dim = split.dim,
               .partial_gradient = partial_gradient,

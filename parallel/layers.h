@@ -12,6 +12,7 @@
 #include "kernels/linear_cross_entropy.h"
 #include "parallel/communicator.h"
 #include "parallel/parameters.h"
+#include "parallel/stream.h"
 
 namespace wuneng::parallel {
 
@@ -26,10 +27,14 @@ struct Split {
   bool pad = false;  // parts that would be unequal are filled up at the end with zeros
 };
 
-// A parameter that every rank holds but whose gradient is only its own heads' share; the trainer sums it over
-// the tensor group.
-struct Replicated {
-  bool partial_gradient = false;
+// Where a parameter that every rank holds is used. Inside a block a rank sees the share of its gradient that
+// comes from its own heads; in the residual stream all of it, or the share of its tokens where the stream is
+// in parts. The trainer sums shares over the tensor group.
+enum class Used { in_stream, in_block };
+
+struct Building {
+  bool sequence = false;     // training has its residual stream in parts (stream.h)
+  bool shapes_only = false;  // parameters take no memory: tensors of the meta device, to be counted
 };
 
 // y = x W^T + bias with the rows of W [heads * head_size, in] split by head: y holds this rank's heads.
@@ -44,13 +49,12 @@ struct ColumnLinear {
 std::vector<at::Tensor> column_linears(const std::vector<ColumnLinear>& layers, const at::Tensor& x);
 
 // y = sum over inputs i of x_i W_i^T + bias with the columns of each W_i [out, heads_i * head_size_i] split
-// by head; one all-reduce for all, after which every rank adds the same bias.
+// by head; y leaves the block by one collective for all, after which every rank adds the same bias.
 struct RowLinear {
   std::vector<at::Tensor> weights;
   at::Tensor bias = {};  // [out]; undefined: none
-  Communicator* tensor_group = nullptr;
-  at::Tensor operator()(
-      const std::vector<at::Tensor>& inputs) const;  // [..., local columns_i] each -> [..., out]
+  // [B, all T, local columns_i] each -> [B, T, out]
+  at::Tensor operator()(const std::vector<at::Tensor>& inputs, const Stream& stream) const;
 };
 
 // The two ends of a model hold one row per id of the vocabulary, split over the tensor group by id; where V
@@ -63,24 +67,23 @@ struct VocabularyRows {
   Communicator* tensor_group = nullptr;
 };
 
-// [B, T] int64 -> [B, T, width]; one all-reduce.
-at::Tensor embed(const VocabularyRows& rows, const at::Tensor& tokens);
+// [B, all T] int64 -> the stream [B, T, width]; one collective.
+at::Tensor embed(const VocabularyRows& rows, const at::Tensor& tokens, const Stream& stream);
 
 // hidden [..., width] -> logits [..., V] of all ids, on every rank; one all-gather. Not differentiable over
 // several ranks: training takes the loss below.
 at::Tensor all_logits(const VocabularyRows& rows, const at::Tensor& hidden);
 
-// kernels::linear_cross_entropy over the whole vocabulary; hidden [n, width], the same on every rank. Ranks
-// exchange four numbers per token forward, and sum the gradient of hidden backward.
+// kernels::linear_cross_entropy over the whole vocabulary; hidden [B, T, width] is the stream, targets are
+// [B * all T]. Ranks exchange four numbers per token forward, and sum the gradient of hidden backward.
 kernels::LinearCrossEntropy cross_entropy(const VocabularyRows& rows, const at::Tensor& hidden,
-                                          const at::Tensor& targets, kernels::LogitPenalties penalties);
+                                          const at::Tensor& targets, kernels::LogitPenalties penalties,
+                                          const Stream& stream);
 
 class LayerBuilder {
  public:
-  // Parameters are added to `parameters`. Each is initialised from (seed, its name) alone; with `shapes_only`
-  // none is, nor takes memory: they are tensors of the meta device, to be counted.
-  LayerBuilder(Parameters& parameters, Communicator& tensor_group, std::uint64_t seed,
-               bool shapes_only = false);
+  // Parameters are added to `parameters`. Each is initialised from (seed, its name) alone.
+  LayerBuilder(Parameters& parameters, Communicator& tensor_group, std::uint64_t seed, Building options = {});
 
   // The same builder with "name." in front of every name.
   LayerBuilder in(const std::string& name) const;
@@ -90,8 +93,8 @@ class LayerBuilder {
   std::int64_t local(std::int64_t heads) const;
   Communicator& tensor_group() const { return *tensor_group_; }
 
-  at::Tensor replicated(const std::string& name, at::IntArrayRef shape, const Initializer& init,
-                        Replicated options = {}, OptimizerGroup group = {}) const;
+  at::Tensor replicated(const std::string& name, at::IntArrayRef shape, const Initializer& init, Used used,
+                        OptimizerGroup group = {}) const;
   at::Tensor split(const std::string& name, at::IntArrayRef shape, const Initializer& init, Split split,
                    OptimizerGroup group = {}) const;
 
@@ -119,7 +122,7 @@ class LayerBuilder {
   Parameters* parameters_;
   Communicator* tensor_group_;
   std::uint64_t seed_;
-  bool shapes_only_;
+  Building options_;
   std::string prefix_;
 };
 

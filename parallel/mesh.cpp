@@ -1,6 +1,9 @@
 #include "parallel/mesh.h"
 
+#include <utility>
+
 #include "common/check.h"
+#include "parallel/checked.h"
 
 namespace wuneng::parallel {
 
@@ -21,8 +24,13 @@ ParallelConfig resolved(ParallelConfig config, std::int64_t processes) {
 
 Mesh::Mesh(const ParallelConfig& config, Communicator& world) {
   const int tensor = static_cast<int>(config.tensor);
-  tensor_ = world.split(world.rank() / tensor);
-  data_ = world.split(world.rank() % tensor);
+  const auto group = [&](int colour) {
+    auto ranks = world.split(colour);
+    return config.check_calls ? make_checked(std::move(ranks), fmt::format("rank {}", world.rank()))
+                              : std::move(ranks);
+  };
+  tensor_ = group(world.rank() / tensor);
+  data_ = group(world.rank() % tensor);
 }
 
 }  // namespace wuneng::parallel

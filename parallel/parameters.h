@@ -27,7 +27,7 @@ struct Parameter {
       0;  // rows at the end of `value` that the whole does not have: zero, with no gradient
   // So many neighbouring ranks hold the same part, each of which sees a share of its gradient.
   int copies = 1;
-  bool partial_gradient = false;  // held by all ranks, but each sees only its heads' share of the gradient
+  bool partial_gradient = false;  // held by all ranks, each of which sees a share of the gradient
   OptimizerGroup group = {};
 };
 

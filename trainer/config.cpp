@@ -125,9 +125,19 @@ std::string to_yaml(const Config& config) {
 void check(const Config& config) {
   model::check(config.model);
   check_data(config);
+  if (config.parallel.tensor > 0) check_sequence(config, config.parallel.tensor);
   check_batches(config);
   check_init(config.trainer.init);
   check_schedule(config.optimizer, config.trainer.steps);
+}
+
+void check_sequence(const Config& config, std::int64_t ranks) {
+  const std::int64_t tokens = config.data.sequence_length, below = tokens / ranks * ranks;
+  WN_REQUIRE(
+      !config.parallel.sequence || below == tokens,
+      "data.sequence_length = {}: with parallel.sequence it must be a multiple of parallel.tensor = {}; "
+      "the nearest are {} and {}",
+      tokens, ranks, below, below + ranks);
 }
 
 std::vector<std::string> differences(const Config& ours, const Config& theirs) {

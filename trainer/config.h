@@ -80,6 +80,10 @@ std::string to_yaml(const Config& config);
 // the numbers.
 void check(const Config& config);
 
+// Throws UsageError with the numbers when so many tensor-parallel ranks cannot split the sequences as
+// parallel.sequence asks.
+void check_sequence(const Config& config, std::int64_t ranks);
+
 // Every key with type, default, range or choices, unit and one line of explanation.
 std::string describe_config_keys();
 

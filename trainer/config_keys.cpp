@@ -204,11 +204,19 @@ std::vector<Key> data_and_parallel_keys() {
        "parallel.data "
        "leaves",
        Resume::free},
+      {"parallel.sequence", FlagKind{AT(parallel.sequence)}, "",
+       "the processes that share a layer split the tokens of norms and residuals between layers, which takes "
+       "less memory; parallel.tensor must divide data.sequence_length",
+       Resume::free},
       {"parallel.reduction",
        choice<Reduction>(AT(parallel.reduction), {{"tree", Reduction::tree}, {"fast", Reduction::fast}}), "",
        "order in which gradients are added: a fixed tree, with the same bits on any number of processes, or "
        "the "
        "library's own",
+       Resume::free},
+      {"parallel.check_calls", FlagKind{AT(parallel.check_calls)}, "",
+       "before each collective the processes compare what they call, at the cost of another, small one: for "
+       "finding faults in the program",
        Resume::free},
       {"parallel.shard_optimizer", FlagKind{AT(parallel.shard_optimizer)}, "",
        "each data-parallel process keeps and updates its share of the optimizer's state (ZeRO-1)",

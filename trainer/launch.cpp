@@ -9,8 +9,10 @@
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include <fmt/chrono.h>
+#include <fmt/ranges.h>
 
 #include "common/hash.h"
 #include "common/version.h"
@@ -87,6 +89,21 @@ std::string short_count(double count) {
   if (count >= 1e6) return fmt::format("{:.2f} M", count / 1e6);
   if (count >= 1e3) return fmt::format("{:.1f} k", count / 1e3);
   return fmt::format("{:.0f}", count);
+}
+
+std::string tensor_ranks_apart(const Json& launch) {
+  const auto hosts = launch.at("hosts").get<std::vector<std::string>>();
+  const auto tensor = launch.at("mesh").at("tensor").get<std::size_t>();
+  for (std::size_t first = 0; first < hosts.size(); first += tensor) {
+    const std::set<std::string> theirs(hosts.begin() + static_cast<std::ptrdiff_t>(first),
+                                       hosts.begin() + static_cast<std::ptrdiff_t>(first + tensor));
+    if (theirs.size() > 1)
+      return fmt::format(
+          "parallel.tensor = {}: ranks {} to {}, which share each layer, are on several hosts ({}): every "
+          "layer waits for the network; let parallel.tensor divide the processes of a host",
+          tensor, first, first + tensor - 1, fmt::join(theirs, ", "));
+  }
+  return "";
 }
 
 std::string banner(const Config& config, const Json& launch, const model::LanguageModel& model,

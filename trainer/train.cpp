@@ -124,11 +124,13 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     axes_ = parallel::resolved(config_.parallel, world_.size());
     parallel::check_tree(trainer.global_batch / trainer.micro_batch, axes_.data, axes_.reduction);
     model::check_split(config_.model, axes_.tensor);
+    check_sequence(config_, axes_.tensor);
   });
   mesh_.emplace(axes_, world_.communicator());
   background_.emplace(mesh_->data());
   agree(world_.communicator(), [&] {
-    model_.emplace(config_.model, mesh_->tensor(), static_cast<std::uint64_t>(config_.seed));
+    model_.emplace(config_.model, mesh_->tensor(), static_cast<std::uint64_t>(config_.seed),
+                   parallel::Building{.sequence = axes_.sequence});
     const parallel::Parameters& all = model_->parameters();
     layout_.emplace(all, mesh_->data().size(), mesh_->data().rank(), axes_.shard_optimizer);
     parameters_.emplace(all, *layout_, *background_);
@@ -169,6 +171,7 @@ void Run::open_folder() {
     tensorboard_.emplace(folder_.tensorboard(), position_.step);
   });
   logger_->info("{}", banner(config_, launch, *model_, data_->description(), folder_.path().string()));
+  if (const std::string warning = tensor_ranks_apart(launch); !warning.empty()) logger_->warn("{}", warning);
   if (!checkpoints_->origin().empty()) logger_->info("{}", checkpoints_->origin());
   if (!lock_->held())
     logger_->warn("{}: this file system has no locks: take care that no other job uses the folder",

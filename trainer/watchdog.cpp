@@ -140,6 +140,10 @@ void Watchdog::print_own(const std::string& what) {
     text += fmt::format("stack of the main thread of rank {}:\n{}", world_.rank(), to_text(stack));
   else
     text += "its main thread does not answer: it waits inside the kernel, as for a disk\n";
+  for (const pthread_t thread : world_.calls().threads_in_calls()) {
+    if (::pthread_equal(thread, main_thread_)) continue;
+    text += fmt::format("stack of its communication thread:\n{}", to_text(stacks_.of(thread)));
+  }
   print(text);
 }
 

@@ -18,9 +18,10 @@
 namespace wuneng::trainer {
 
 // A thread that looks at this rank's activity and collectives. When neither has changed for longer than the
-// limit of the phase, it prints where the rank is and its main thread's stack, asks the other ranks where
-// they are, prints that, and ends the job with exit code 1. A rank that is asked answers from its own such
-// thread, so silence means that its process is stopped, dead or cut off.
+// limit of the phase, it prints where the rank is and the stacks of its main thread and of threads that are
+// in collectives, asks the other ranks where they are, prints that, and ends the job with exit code 1. A rank
+// that is asked answers from its own such thread, so silence means that its process is stopped, dead or cut
+// off.
 class Watchdog {
  public:
   // All ranks make theirs together, each on its main thread, which is the one watched. `grace`: seconds that

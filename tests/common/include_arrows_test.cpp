@@ -22,7 +22,7 @@ const std::map<std::string, std::set<std::string>> may_include{
 
 // Of parallel/, a model sees the layers and what they are made of, and no mesh, world, or gradient reduction.
 const std::set<std::string> model_may_see{"parallel/layers.h", "parallel/parameters.h",
-                                          "parallel/communicator.h", "parallel/collectives.h"};
+                                          "parallel/communicator.h", "parallel/stream.h"};
 
 const std::regex include_line(R"re(^\s*#\s*include\s+"(([a-z0-9_]+)/[^"]*)")re");
 

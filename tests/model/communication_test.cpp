@@ -42,5 +42,30 @@ TEST_P(Communication, TwoAllReducesPerLayerInEachDirection) {
   }
 }
 
+// With the stream in parts each all-reduce is a reduce-scatter after a block and an all-gather before the
+// next, which move the same bytes.
+TEST_P(Communication, WithSequenceParallelismTwoPairsPerLayerInEachDirection) {
+  const ModelConfig config = divisible_by_two(GetParam().config);
+  constexpr std::int64_t B = 2, T = 14;
+  for (int rank : {0, 1}) {
+    parallel::Fake group(rank, 2);
+    const LanguageModel model(config, group, 1, {.sequence = true});
+    const at::Tensor objective = model.loss(tokens(B, T), tokens(B, T, 5)).objective;
+    const std::int64_t bytes = B * T * config.width * 4, edges = 2 * config.layers + 1;
+    const auto expect_traffic = [&](std::int64_t of_loss) {
+      const auto scatters = group.traffic()["reduce_scatter_sum"], gathers = group.traffic()["all_gather"];
+      EXPECT_EQ(scatters.calls, edges);
+      EXPECT_EQ(scatters.bytes, edges * bytes);  // handed in whole
+      EXPECT_EQ(gathers.calls, edges + (of_loss > 0 ? 1 : 0));
+      EXPECT_EQ(gathers.bytes, edges * bytes / 2 + of_loss);  // handed in by halves
+      EXPECT_EQ(group.traffic().size(), 2u);
+    };
+    expect_traffic(B * T * 4 * 8);
+    group.reset();
+    objective.backward();
+    expect_traffic(0);
+  }
+}
+
 }  // namespace
 }  // namespace wuneng::model

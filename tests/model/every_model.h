@@ -59,6 +59,27 @@ inline LanguageModel in_float64(LanguageModel model) {
   return model;
 }
 
+inline at::Tensor noise(at::IntArrayRef shape, std::uint64_t seed) {
+  return at::randint(-1000, 1001, shape, at::detail::createCPUGenerator(seed), at::kDouble).mul(1e-3);
+}
+
+// What a rank of a tensor group holds of a whole parameter, or of its gradient.
+inline at::Tensor part_of(const at::Tensor& whole, const parallel::Parameter& p) {
+  return p.shard_dim < 0 ? whole
+                         : whole.narrow(p.shard_dim, p.shard_begin, p.value.size(p.shard_dim) - p.padding);
+}
+
+// Makes the parameters float64 and adds noise, that of the whole parameter to each rank's part.
+inline void shake_in_float64(const parallel::Parameters& parameters) {
+  std::uint64_t seed = 0;
+  for (const parallel::Parameter& p : parameters) {
+    const at::Tensor noisy = p.value.detach().to(at::kDouble);
+    const at::Tensor real = p.padding > 0 ? noisy.narrow(0, 0, noisy.size(0) - p.padding) : noisy;
+    real.add_(part_of(noise(p.global_shape, ++seed), p).mul(0.05));
+    p.value.set_data(noisy);
+  }
+}
+
 inline at::Tensor tokens(std::int64_t batch, std::int64_t length, std::uint64_t seed = 3) {
   return at::randint(0, vocab, {batch, length}, at::detail::createCPUGenerator(seed), at::kLong);
 }

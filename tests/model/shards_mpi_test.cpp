@@ -26,15 +26,6 @@ ModelConfig divisible(ModelConfig config) {
   return config;
 }
 
-at::Tensor noise(at::IntArrayRef shape, std::uint64_t seed) {
-  return at::randint(-1000, 1001, shape, at::detail::createCPUGenerator(seed), at::kDouble).mul(1e-3);
-}
-
-at::Tensor part_of(const at::Tensor& whole, const parallel::Parameter& p) {
-  return p.shard_dim < 0 ? whole
-                         : whole.narrow(p.shard_dim, p.shard_begin, p.value.size(p.shard_dim) - p.padding);
-}
-
 void sum_partial_gradients(const parallel::Parameters& parameters, parallel::Communicator& group) {
   const parallel::FlatLayout layout(parameters, 1, 0, false);
   const at::Tensor flat = at::zeros({layout.size()}, at::kDouble);
@@ -44,26 +35,22 @@ void sum_partial_gradients(const parallel::Parameters& parameters, parallel::Com
   for (std::size_t i = 0; i < views.size(); ++i) parameters[i].value.mutable_grad() = views[i];
 }
 
-// Mixers and feed-forwards without norms, in float64; the noise that is added to a parameter is that of the
-// whole.
+// Mixers and feed-forwards without norms.
 struct Layers {
+  parallel::Stream stream;
   parallel::Parameters parameters;
   std::vector<Mixer> mixers;
   std::vector<FeedForward> feed_forwards;
   at::Tensor out, input;
 
-  Layers(const ModelConfig& config, parallel::Communicator& group) {
+  Layers(const ModelConfig& config, parallel::Communicator& group) : stream(group, false) {
     const parallel::LayerBuilder builder(parameters, group, 1);
     for (std::int64_t l = 0; l < config.layers; ++l) {
       const parallel::LayerBuilder layer = builder.in(fmt::format("{}", l));
       mixers.emplace_back(config, init::Depth{l, config.layers}, layer);
       feed_forwards.emplace_back(config, init::Depth{l, config.layers}, layer.in("ffn"));
     }
-    std::uint64_t seed = 0;
-    for (const parallel::Parameter& p : parameters) {
-      const at::Tensor added = part_of(noise(p.global_shape, ++seed), p).mul(0.05);
-      p.value.set_data(p.value.detach().to(at::kDouble).add(added));
-    }
+    shake_in_float64(parameters);
     run(config);
     sum_partial_gradients(parameters, group);
   }
@@ -73,8 +60,8 @@ struct Layers {
     const Documents documents(2, 14, at::tensor({std::int64_t{5}}), 0, {});
     at::Tensor h = input, first_values;
     for (std::size_t l = 0; l < mixers.size(); ++l) {
-      h = h.add(mixers[l](h, documents, nullptr, first_values));
-      h = h.add(feed_forwards[l](h, documents, nullptr));
+      h = h.add(mixers[l](h, stream, documents, nullptr, first_values));
+      h = h.add(feed_forwards[l](h, stream, documents, nullptr));
     }
     out = h.detach();
     h.mul(noise(h.sizes(), 101)).sum().backward();
@@ -101,21 +88,16 @@ TEST_P(Shards, TogetherAreTheWhole) {
   }
 }
 
-// A whole model in float64 with noise in its parameters, and what it makes of one batch.
+// A whole model and what it makes of one batch.
 struct Model {
   LanguageModel model;
   at::Tensor losses, logits;
 
-  Model(const ModelConfig& config, parallel::Communicator& group) : model(config, group, 1) {
+  Model(const ModelConfig& config, parallel::Communicator& group, parallel::Building options = {})
+      : model(config, group, 1, options) {
     const at::Tensor starts = at::tensor({std::int64_t{6}});
-    std::uint64_t seed = 0;
-    for (const parallel::Parameter& p : model.parameters()) {
-      const at::Tensor noisy = p.value.detach().to(at::kDouble);
-      const at::Tensor real = p.padding > 0 ? noisy.narrow(0, 0, noisy.size(0) - p.padding) : noisy;
-      real.add_(part_of(noise(p.global_shape, ++seed), p).mul(0.05));
-      p.value.set_data(noisy);
-    }
-    const at::Tensor ids = tokens(2, 14), targets = tokens(2, 14, 5);
+    shake_in_float64(model.parameters());
+    const at::Tensor ids = tokens(2, 16), targets = tokens(2, 16, 5);
     const kernels::LinearCrossEntropy loss = model.loss(ids, targets, starts);
     losses = loss.losses;
     loss.objective.backward();
@@ -125,12 +107,7 @@ struct Model {
   }
 };
 
-// 50 ids are no multiple of four ranks.
-TEST_P(Shards, OfAModelAreTheWholeModel) {
-  ModelConfig config = divisible(GetParam().config);
-  config.penalties = {.z_loss = 1e-3, .pull = 1e-2};
-  const auto alone = parallel::make_single();
-  const Model whole(config, *alone), mine(config, tests::world().communicator());
+void expect_same_model(const Model& mine, const Model& whole) {
   const auto expect_same = [](const at::Tensor& a, const at::Tensor& b, const std::string& what) {
     EXPECT_LT(a.sub(b).norm().item<double>(), bar * (1.0 + b.norm().item<double>())) << what;
   };
@@ -143,6 +120,16 @@ TEST_P(Shards, OfAModelAreTheWholeModel) {
     expect_same(gradient.narrow(0, 0, real), part_of(all.value.grad(), part), "gradient of " + part.name);
     EXPECT_EQ(gradient.narrow(0, real, part.padding).abs().sum().item<double>(), 0.0) << part.name;
   }
+}
+
+// 50 ids are no multiple of four ranks. Their logits are those of a stream that is whole in any case.
+TEST_P(Shards, OfAModelAreTheWholeModel) {
+  ModelConfig config = divisible(GetParam().config);
+  config.penalties = {.z_loss = 1e-3, .pull = 1e-2};
+  const auto alone = parallel::make_single();
+  const Model whole(config, *alone);
+  expect_same_model(Model(config, tests::world().communicator()), whole);
+  expect_same_model(Model(config, tests::world().communicator(), {.sequence = true}), whole);
 }
 
 }  // namespace

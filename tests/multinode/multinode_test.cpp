@@ -14,6 +14,7 @@ namespace {
 using testing::AllOf;
 using testing::ContainsRegex;
 using testing::HasSubstr;
+using testing::Not;
 
 class Multinode : public TinyRun {
  protected:
@@ -49,6 +50,44 @@ TEST_F(Multinode, TwoHostsOfTwoRanksGiveTheBitsOfOneProcess) {
   EXPECT_THAT(over_hosts.out, HasSubstr("h1 x 2, h2 x 2"));
   EXPECT_EQ(tensors("hosts"), tensors("alone"));
   EXPECT_EQ(metrics("hosts"), metrics("alone"));
+}
+
+// The tensor ranks of a host share its heads, the hosts the batch.
+TEST_F(Multinode, TwoHostsThatEachShareTheHeadsGiveTheBitsOfTheSameMeshOnOneHost) {
+  const std::vector<std::string> mesh{"trainer.steps=4", "model.state.heads=2", "parallel.tensor=2"};
+  const Finished here = run(mpirun(4, train("here", mesh)));
+  ASSERT_EQ(here.exit_code, 0) << here.out;
+  const Finished over_hosts = run(job("hosts", mesh));
+  ASSERT_EQ(over_hosts.exit_code, 0) << over_hosts.out;
+  EXPECT_EQ(tensors("hosts"), tensors("here"));
+  EXPECT_EQ(metrics("hosts"), metrics("here"));
+  EXPECT_THAT(over_hosts.out, Not(HasSubstr("are on several hosts")));
+}
+
+TEST_F(Multinode, TensorRanksOnSeveralHostsAreWarnedAbout) {
+  const Finished end =
+      run(job("run", {"trainer.steps=1", "model.attention.heads=4", "model.attention.head_size=16",
+                      "model.state.heads=4", "parallel.tensor=4"}));
+  EXPECT_EQ(end.exit_code, 0) << end.out;
+  EXPECT_THAT(end.out,
+              HasSubstr("parallel.tensor = 4: ranks 0 to 3, which share each layer, are on several hosts "
+                        "(h1, h2)"));
+}
+
+// By the fast reduction, as three are no power of two; two ranks of each host share the heads.
+TEST_F(Multinode, ThreeHostsLearnTheSameAsOneProcess) {
+  const Hosts three{3};
+  const std::vector<std::string> settings{"trainer.steps=4", "trainer.global_batch=12",
+                                          "model.state.heads=2"};
+  std::vector<std::string> mesh = settings;
+  mesh.insert(mesh.end(), {"parallel.tensor=2", "parallel.reduction=fast"});
+  ASSERT_EQ(run(program(train("alone", settings))).exit_code, 0);
+  const Finished end = run(three.launch(2, scratch.path().string(), train("three", mesh)));
+  ASSERT_EQ(end.exit_code, 0) << end.out;
+  EXPECT_THAT(end.out, HasSubstr("h1 x 2, h2 x 2, h3 x 2"));
+  const std::vector<double> ours = curve("three"), theirs = curve("alone");
+  ASSERT_EQ(ours.size(), 8u);
+  for (std::size_t i = 0; i < ours.size(); ++i) EXPECT_NEAR(ours[i], theirs.at(i), 1e-5 * theirs[i]) << i;
 }
 
 TEST_F(Multinode, ASignalToTheLauncherSavesAndStopsOnAllHosts) {

@@ -57,6 +57,17 @@ TEST(Calls, ARecordedCommunicatorNotesItsCallsAndThoseOfItsParts) {
   EXPECT_EQ(calls.events(), 6u);
 }
 
+TEST(Calls, ThreadsAreKnownWhileTheyAreInACall) {
+  Calls calls;
+  EXPECT_TRUE(calls.threads_in_calls().empty());
+  const std::uint64_t mine = calls.begin("barrier", 0, 2);
+  std::thread([&] { calls.begin("all_gather", 8, 2); }).join();
+  ASSERT_EQ(calls.threads_in_calls().size(), 2u);
+  calls.end(mine);
+  ASSERT_EQ(calls.threads_in_calls().size(), 1u);
+  EXPECT_FALSE(::pthread_equal(calls.threads_in_calls()[0], ::pthread_self()));
+}
+
 TEST(Calls, ManyThreadsMayCallWhileAnotherReads) {
   Calls calls;
   const auto work = [&] {

@@ -112,6 +112,14 @@ TEST(Background, IsBrokenOffWhileItWaitsForRanksThatDoNotCome) {
   if (group.rank() == 0) group.submit([all](Communicator& c) { c.all_gather(all[0].view(1), all); });
 }  // the destructor of rank 0 would wait for ever
 
+TEST(Communicator, GatheredHasARowForEachRank) {
+  Communicator& group = world().communicator();
+  const at::Tensor columns = at::full({3, 2}, group.rank(), at::kLong).t();  // not contiguous
+  const at::Tensor all = gathered(columns, group);
+  ASSERT_EQ(all.sizes(), at::IntArrayRef({group.size(), 2, 3}));
+  for (int r = 0; r < group.size(); ++r) EXPECT_TRUE(all[r].eq(r).all().item<bool>()) << r;
+}
+
 TEST(Communicator, TextsOfDifferentLengths) {
   Communicator& group = world().communicator();
   const auto texts = group.all_gather_text(std::string(static_cast<std::size_t>(group.rank()), 'x'));

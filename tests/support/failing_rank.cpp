@@ -1,5 +1,7 @@
 // failing_rank HOW RANK STEP CONFIG OUTPUT CORPUS: trains as the program does, until the given rank fails
-// before the given step: by `throw`, by `crash`, or by `hang`. More arguments override keys.
+// before the given step: by `throw`, by `crash`, by `hang`, or by leaving out what the others call in the
+// background (`desert`). More arguments override keys.
+#include <ATen/ops/zeros.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -8,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/background.h"
 #include "trainer/agreement.h"
 #include "trainer/crash_report.h"
 #include "trainer/train.h"
@@ -20,6 +23,15 @@
 [[gnu::noinline]] void crash_here() {
   std::raise(SIGSEGV);
   std::puts("still alive");  // so that the call above is no jump
+}
+
+// All ranks but one wait for a call of all.
+void wait_in_vain(wuneng::parallel::World& world, int deserter) {
+  wuneng::parallel::Background background(world.communicator());
+  if (world.rank() == deserter) hang_for_ever();
+  const at::Tensor mine = at::zeros({1}), all = at::zeros({world.size()});
+  background.submit([=](wuneng::parallel::Communicator& group) { group.all_gather(mine, all); });
+  background.wait();
 }
 
 int main(int argc, char** argv) {
@@ -37,6 +49,7 @@ int main(int argc, char** argv) {
     trainer::TrainOptions options;
     options.output = argv[5];
     options.before_step = [&](std::int64_t next) {
+      if (how == "desert" && next == step) wait_in_vain(world, rank);
       if (world.rank() != rank || next != step) return;
       if (how == "crash") crash_here();
       if (how == "hang") hang_for_ever();

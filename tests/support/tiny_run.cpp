@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "common/file.h"
 #include "common/hash.h"
@@ -61,6 +62,17 @@ std::string TinyRun::metrics(const std::string& name) const {
     kept += line.dump() + "\n";
   }
   return kept;
+}
+
+std::vector<double> TinyRun::curve(const std::string& name) const {
+  std::vector<double> found;
+  std::istringstream lines(metrics(name));
+  for (std::string line; std::getline(lines, line);) {
+    const Json entry = Json::parse(line);
+    for (const char* key : {"loss", "validation_loss", "grad_norm"})
+      if (entry.contains(key)) found.push_back(entry[key].get<double>());
+  }
+  return found;
 }
 
 }  // namespace wuneng::tests

@@ -23,6 +23,9 @@ class TinyRun : public testing::Test {
   // metrics.jsonl without what a clock decides.
   std::string metrics(const std::string& name) const;
 
+  // Every loss of a run, of training and validation, and every norm of the gradient.
+  std::vector<double> curve(const std::string& name) const;
+
   Scratch scratch;
   std::string corpus;  // prefix of the tokenised text
 };

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <fstream>
 
@@ -154,6 +155,29 @@ TEST_F(Failing, ARankThatTheOthersWaitForShowsItsStack) {
       AllOf(ContainsRegex("rank 1 of 2 on [^ ]+: other ranks wait for this one, at step 3, before the step"),
             HasSubstr("hang_for_ever"), ContainsRegex("wuneng: rank 1: at step 3, before the step"),
             ContainsRegex("wuneng: rank 0: at step 3, data; in all_gather_text")));
+}
+
+TEST_F(Failing, ARankWhoseCommunicationThreadWaitsShowsThatStackToo) {
+  const Finished end = run_failing("desert", "1", {"trainer.stuck_after.collective=1"});
+  EXPECT_EQ(end.exit_code, static_cast<int>(ExitCode::failed)) << end.out;
+  EXPECT_THAT(end.out,
+              AllOf(ContainsRegex("rank 0 of 2 on [^ ]+: no progress for 1 s .*; in all_gather of 8 bytes"),
+                    HasSubstr("wait_in_vain"), ContainsRegex("stack of its communication thread:\n  #0 "),
+                    HasSubstr("Background::run")));
+}
+
+TEST_F(Failing, EvaluationThatHangsEndsByTheLimitsOfItsRun) {
+  const std::vector<std::string> limits{"trainer.steps=1", "trainer.stuck_after.validation=1"};
+  ASSERT_EQ(run(program(train("run", limits))).exit_code, 0);
+  const std::string pipe = (scratch / "ids").string();  // that nobody writes to
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::vector<std::string> command = program({"evaluate", (scratch / "run").string(), "--tokens", pipe,
+                                              "--logits", (scratch / "logits.safetensors").string()});
+  command.insert(command.begin(), {"timeout", "120"});
+  const Finished end = run(command);
+  EXPECT_EQ(end.exit_code, static_cast<int>(ExitCode::failed)) << end.out;
+  EXPECT_THAT(end.out, AllOf(HasSubstr("no progress for 1 s (trainer.stuck_after.validation)"),
+                             HasSubstr("stack of the main thread of rank 0")));
 }
 
 TEST_F(Failing, ARankThatHangsInItsOwnWorkEndsTheJob) {

@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
-#include <sstream>
 
 #include "common/check.h"
 #include "tests/support/tiny_run.h"
@@ -38,17 +37,6 @@ void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; 
 
 class Meshes : public TinyRun {
  protected:
-  // Every loss of a run, of training and validation, and every norm of the gradient.
-  std::vector<double> curve(const std::string& name) {
-    std::vector<double> found;
-    std::istringstream lines(metrics(name));
-    for (std::string line; std::getline(lines, line);)
-      for (const std::string key : {"loss\":", "grad_norm\":"})
-        if (const std::size_t at = line.find(key); at != std::string::npos)
-          found.push_back(std::stod(line.substr(at + key.size())));
-    return found;
-  }
-
   void expect_same_curve(const std::string& name, const std::string& wanted, std::size_t numbers) {
     const std::vector<double> ours = curve(name), theirs = curve(wanted);
     ASSERT_EQ(ours.size(), theirs.size());
@@ -90,6 +78,34 @@ TEST_P(TensorParallel, RanksThatShareTheHeadsLearnTheSameAndTheRunGoesOnOnAnothe
   expect_same_curve("four", "alone", 18);
 }
 
+// Norms and residuals split by tokens: again the same curve, and a run may go on without or with it.
+TEST_P(TensorParallel, RanksThatShareTheTokensBetweenLayersLearnTheSame) {
+  const std::vector<std::string> in_parts{"parallel.tensor=2", "parallel.sequence=true",
+                                          "trainer.checkpoint.every=3"};
+  done(run(program(train("alone", with({})))));
+  done(run(mpirun(4, train("parts", with(in_parts)))));
+  expect_same_curve("parts", "alone", 18);
+  const auto checkpoint = [&](int step) {
+    return scratch / "parts" / "checkpoints" / fmt::format("step-{:08}", step);
+  };
+  std::filesystem::remove_all(checkpoint(8));
+  done(run(mpirun(2, train("parts", with(in_parts)))));
+  expect_same_curve("parts", "alone", 18);
+}
+
+TEST_F(Meshes, SequencesThatTheRanksCannotSplitAreNamed) {
+  const std::vector<std::string> settings{"parallel.sequence=true", "data.sequence_length=63"};
+  std::vector<std::string> fixed = settings, automatic = settings;
+  fixed.push_back("parallel.tensor=2");
+  automatic.insert(automatic.end(), {"parallel.tensor=auto", "parallel.data=1", "model.state.heads=2"});
+  for (const Finished& end : {run(program(train("run", fixed))), run(mpirun(2, train("run", automatic)))}) {
+    EXPECT_EQ(end.exit_code, static_cast<int>(ExitCode::usage)) << end.out;
+    EXPECT_THAT(end.out,
+                HasSubstr("data.sequence_length = 63: with parallel.sequence it must be a multiple of "
+                          "parallel.tensor = 2; the nearest are 62 and 64"));
+  }
+}
+
 // Four ranks, of which two hold the same key head; over the checkpoint it is one again.
 TEST_F(Meshes, KeyHeadsFewerThanRanksAreHeldInCopies) {
   const std::vector<std::string> settings{"trainer.steps=4",
@@ -104,6 +120,23 @@ TEST_F(Meshes, KeyHeadsFewerThanRanksAreHeldInCopies) {
   const Finished end = run(mpirun(4, train("four", split)));
   ASSERT_EQ(end.exit_code, 0) << end.out;
   expect_same_curve("four", "alone", 8);
+}
+
+// Three ranks, which no fixed tree allows, in the order that the library chooses.
+TEST_F(Meshes, ThreeDataParallelRanksLearnTheSameByTheFastReduction) {
+  const std::vector<std::string> settings{"trainer.steps=8", "trainer.global_batch=12",
+                                          "data.validation=" + corpus, "trainer.validate_every=4"};
+  ASSERT_EQ(run(program(train("alone", settings))).exit_code, 0);
+  for (const std::string shard : {"true", "false"}) {
+    std::vector<std::string> fast = settings;
+    fast.insert(fast.end(), {"parallel.reduction=fast", "parallel.shard_optimizer=" + shard});
+    const Finished end = run(mpirun(3, train("fast" + shard, fast)));
+    ASSERT_EQ(end.exit_code, 0) << end.out;
+    expect_same_curve("fast" + shard, "alone", 18);
+  }
+  const Finished refused = run(mpirun(3, train("tree", settings)));
+  EXPECT_EQ(refused.exit_code, static_cast<int>(ExitCode::usage));
+  EXPECT_THAT(refused.out, HasSubstr("3 data-parallel ranks cannot share 6 micro-batches"));
 }
 
 TEST_F(Meshes, NumbersOfRanksThatDoNotDivideTheHeadsAreNamed) {

@@ -18,6 +18,7 @@
 #include "trainer/run_data.h"
 #include "trainer/safetensors.h"
 #include "trainer/saved_model.h"
+#include "trainer/watchdog.h"
 
 namespace wuneng::trainer {
 namespace {
@@ -115,6 +116,8 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
                "give a corpus (--data PREFIX), or --tokens FILE with --logits OUT; only a model that was "
                "trained on a task (data.task.name) has a test of its own");
   });
+  invocation.activity.phase = "validation";  // the limit that all of the rest is under
+  const Watchdog watchdog(saved->config.trainer.stuck_after, 0, world, invocation.activity);
   if (!flags.tokens.empty()) write_logits(*saved, flags, world);
   if (flags.corpus.empty() && !flags.tokens.empty()) return ExitCode::done;
   const Evaluation result = flags.corpus.empty()
