@@ -46,7 +46,7 @@ template <class Begin>
 Batch make_batch(const TokenFile& corpus, std::int64_t rows, std::int64_t T, bool separate,
                  const Begin& begin) {
   WN_CHECK(rows >= 1, "a batch of {} sequences was asked for", rows);
-  Batch batch{at::zeros({rows, T}, at::kLong), at::full({rows, T}, -1, at::kLong), {}, 0};
+  Batch batch{at::zeros({rows, T}, at::kLong), at::full({rows, T}, -1, at::kLong), {}, 0, {}};
   std::vector<std::int64_t> starts;
   for (std::int64_t row = 0; row < rows; ++row) fill_row(corpus, begin(row), separate, row, batch, starts);
   if (separate) {

@@ -2,10 +2,9 @@
 // data is one integer and never depends on the number of ranks.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 
+#include "data/samples.h"
 #include "data/token_file.h"
 
 namespace wuneng::data {
@@ -23,18 +22,9 @@ class Permutation {
   int half_bits_;
 };
 
-// A micro-batch: B sequences of T tokens.
-struct Batch {
-  at::Tensor tokens;           // [B, T] int64
-  at::Tensor targets;          // [B, T] int64: the next token, or -1 where there is no real token to predict
-  at::Tensor document_starts;  // [D] int64, positions b*T + t where a document begins inside a row or at its
-                               // first token; see wkv7.h
-  std::int64_t real_tokens = 0;  // targets that are not -1
-};
-
 // Training: the corpus cut into sequences of T tokens, visited once per epoch in an order that changes every
 // epoch.
-class TrainingSampler {
+class TrainingSampler : public Samples {
  public:
   // `separate_documents`: list document starts and do not predict a document's first token from the document
   // before it. Throws UsageError when the corpus is shorter than one sequence.
@@ -42,8 +32,8 @@ class TrainingSampler {
                   bool separate_documents);
 
   std::int64_t samples_per_epoch() const { return samples_per_epoch_; }
-  // Samples [first, first + count) of the run (counted over all epochs) as one micro-batch.
-  Batch batch(std::int64_t first, std::int64_t count) const;
+  // Samples are counted over all epochs.
+  Batch batch(std::int64_t first, std::int64_t count) const override;
 
  private:
   const TokenFile& corpus_;
@@ -55,13 +45,12 @@ class TrainingSampler {
 
 // Evaluation: the corpus in order, every token predicted exactly once; the last sequences are padded with
 // target -1.
-class EvaluationSampler {
+class EvaluationSampler : public FiniteSamples {
  public:
   EvaluationSampler(const TokenFile& corpus, std::int64_t sequence_length, bool separate_documents);
 
-  std::int64_t samples() const { return samples_; }
-  Batch batch(std::int64_t first,
-              std::int64_t count) const;  // indices from samples() on give empty (all padding) rows
+  std::int64_t samples() const override { return samples_; }
+  Batch batch(std::int64_t first, std::int64_t count) const override;
 
  private:
   const TokenFile& corpus_;

@@ -2,6 +2,7 @@
 
 #include "common/check.h"
 #include "common/hash.h"
+#include "data/tasks/task_set.h"
 #include "parallel/gradient_tree.h"
 #include "trainer/config_file.h"
 
@@ -45,6 +46,12 @@ void check_batches(const Config& config) {
              trainer.steps, global, config.data.sequence_length, most_tokens);
 }
 
+void check_init(const InitConfig& init) {
+  WN_REQUIRE(!init.from.empty() || (init.fresh.empty() && init.unused.empty()),
+             "trainer.init.{} = \"{}\": says which tensors of trainer.init.from are used, which is not set",
+             init.fresh.empty() ? "unused" : "fresh", init.fresh.empty() ? init.unused : init.fresh);
+}
+
 void check_schedule(const OptimizerConfig& optimizer, std::int64_t steps) {
   const bool descends =
       optimizer.schedule != OptimizerConfig::Schedule::cosine || optimizer.min_lr <= optimizer.lr;
@@ -53,6 +60,34 @@ void check_schedule(const OptimizerConfig& optimizer, std::int64_t steps) {
   WN_REQUIRE(optimizer.warmup_steps <= steps,
              "optimizer.warmup_steps = {}: must be at most trainer.steps = {}", optimizer.warmup_steps,
              steps);
+}
+
+void check_data(const Config& config) {
+  const data::DataConfig& data = config.data;
+  std::int64_t longest = data.sequence_length;
+  if (data.task.name == data::TaskName::none) {
+    data::check_no_task(data.task);
+  } else {
+    const auto refuse_corpus = [&](std::string_view key, const std::string& prefix) {
+      WN_REQUIRE(prefix.empty(), "{} = {}: data.task.name = {} makes its own data; leave one of them out",
+                 key, prefix, data::spelling(data.task.name));
+    };
+    refuse_corpus("data.train", data.train);
+    refuse_corpus("data.validation", data.validation);
+    const data::TaskExamples examples(data, static_cast<std::uint64_t>(config.seed));
+    const std::int64_t vocabulary = examples.task().vocabulary();
+    WN_REQUIRE(vocabulary <= config.model.vocab_size,
+               "model.vocab_size = {}: data.task.name = {} has {} token ids; set model.vocab_size={} or more",
+               config.model.vocab_size, data::spelling(data.task.name), vocabulary, vocabulary);
+    longest = examples.longest();
+  }
+  const std::int64_t positions = config.model.learned_positions;
+  WN_REQUIRE(positions == 0 || data.sequence_length <= positions,
+             "data.sequence_length = {}: must be at most model.learned_positions = {}", data.sequence_length,
+             positions);
+  WN_REQUIRE(positions == 0 || longest <= positions,
+             "data.task.test_lengths: {} tokens must be at most model.learned_positions = {}", longest,
+             positions);
 }
 
 void write_section(const std::string& section, int depth, const Config& config, std::string& text) {
@@ -89,12 +124,10 @@ std::string to_yaml(const Config& config) {
 
 void check(const Config& config) {
   model::check(config.model);
-  const std::int64_t longest = config.model.learned_positions;
-  WN_REQUIRE(longest == 0 || config.data.sequence_length <= longest,
-             "data.sequence_length = {}: must be at most model.learned_positions = {}",
-             config.data.sequence_length, longest);
+  check_data(config);
   if (config.parallel.tensor > 0) check_sequence(config, config.parallel.tensor);
   check_batches(config);
+  check_init(config.trainer.init);
   check_schedule(config.optimizer, config.trainer.steps);
 }
 

@@ -15,8 +15,20 @@
 namespace wuneng::trainer {
 
 struct CheckpointConfig {
-  std::int64_t every = 0;  // steps between checkpoints; 0: only at the end and on signals
-  std::int64_t keep = 2;   // newest checkpoints kept; 0: all
+  std::int64_t every = 0;          // steps between checkpoints; 0: none for that
+  std::int64_t every_minutes = 0;  // the same by the clock; one is made at the end and on signals anyway
+  std::int64_t keep = 2;           // newest checkpoints kept; 0: all
+  std::int64_t keep_every = 0;     // those of every nth step are kept for ever; 0: none for that
+  std::int64_t keep_best = 0;      // so many of those with the lowest validation loss are kept
+  enum class OnFailure { stop, go_on } on_failure = OnFailure::stop;  // when one cannot be written
+  bool fall_back = false;  // resume from the one before a damaged one
+};
+
+// A model to begin from, with a fresh optimizer at the start of the data.
+struct InitConfig {
+  std::string from;    // checkpoint, run folder or exported .safetensors; empty: a fresh model
+  std::string fresh;   // patterns of tensors that it need not have
+  std::string unused;  // patterns of tensors that the model need not have
 };
 
 // Seconds that a rank may spend without any progress before the watchdog ends the job; 0: for ever.
@@ -36,7 +48,10 @@ struct TrainerConfig {
   std::int64_t validate_every = 0;  // steps; 0: only at the end
   std::int64_t log_every = 10;      // steps between lines in the log; metrics.jsonl has every step
   std::int64_t threads = 0;         // per process; 0: the cores of the node divided by its processes
+  std::int64_t time_limit = 0;      // seconds; the run saves and stops before they are over; 0: none
+  std::int64_t grace = 0;           // seconds that a run told to end may take to save; 0: any time
   CheckpointConfig checkpoint;
+  InitConfig init;
   StuckAfterConfig stuck_after;
 };
 

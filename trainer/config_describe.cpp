@@ -10,7 +10,7 @@
 namespace wuneng::trainer {
 namespace {
 
-constexpr std::size_t page_width = 110;
+constexpr std::size_t page_width = 110, most_for_allowed = 45;
 
 struct Row {
   std::string key, allowed, preset, help;
@@ -41,18 +41,21 @@ std::size_t column_width(const std::vector<Row>& rows, std::string Row::*column)
 
 // The rows as aligned columns; an empty line where the first part of the key changes.
 std::string layout(const std::vector<Row>& rows) {
-  const std::size_t key = column_width(rows, &Row::key), allowed = column_width(rows, &Row::allowed),
+  const std::size_t key = column_width(rows, &Row::key),
+                    allowed = std::min(column_width(rows, &Row::allowed), most_for_allowed),
                     preset = column_width(rows, &Row::preset);
   const std::size_t help = page_width - (key + allowed + preset + 6);
   std::string text, group;
   for (const Row& row : rows) {
     const std::string own_group = row.key.substr(0, row.key.find('.'));
     if (own_group != std::exchange(group, own_group)) text += '\n';
-    const std::vector<std::string> lines = wrap(row.help, help);
-    text += fmt::format("{:<{}}  {:<{}}  {:<{}}  {}\n", row.key, key, row.allowed, allowed, row.preset,
-                        preset, lines[0]);
-    for (std::size_t i = 1; i < lines.size(); ++i) {
-      text += fmt::format("{:{}}{}\n", "", page_width - help, lines[i]);
+    std::vector<std::string> helps = wrap(row.help, help), values = wrap(row.allowed, allowed);
+    const std::size_t lines = std::max(helps.size(), values.size());
+    helps.resize(lines), values.resize(lines);
+    for (std::size_t i = 0; i < lines; ++i) {
+      const std::string line = fmt::format("{:<{}}  {:<{}}  {:<{}}  {}", i == 0 ? row.key : "", key,
+                                           values[i], allowed, i == 0 ? row.preset : "", preset, helps[i]);
+      text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
     }
   }
   return text;

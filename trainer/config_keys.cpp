@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "data/tasks/task.h"
+
 namespace wuneng::trainer {
 namespace {
 
@@ -18,6 +20,7 @@ using model::StateKv;
 using model::StateRead;
 using model::StateValue;
 using parallel::Reduction;
+using OnFailure = CheckpointConfig::OnFailure;
 using Schedule = OptimizerConfig::Schedule;
 
 template <class Enum>
@@ -173,6 +176,26 @@ std::vector<Key> data_and_parallel_keys() {
        "T, length of a training sequence"},
       {"data.separate_documents", FlagKind{AT(data.separate_documents)}, "",
        "attention and states never cross the start of a document"},
+      {"data.task.name", choice<data::TaskName>(AT(data.task.name), data::task_names()), "",
+       "trains on a made-up task instead of a corpus (data/README.md); none: a corpus"},
+      {"data.task.vocabulary", IntegerKind{AT(data.task.vocabulary), 2, million, or_auto}, "",
+       "token ids of the task, at most model.vocab_size; auto: as published, mqar 8192, selective_copy 16; "
+       "needle 64"},
+      {"data.task.count", IntegerKind{AT(data.task.count), 1, million, or_auto}, "",
+       "things to remember: pairs (mqar), payload tokens (selective_copy), bits (state_recall), tokens of "
+       "the "
+       "value (needle); auto: T/16, 16, (T-14)/4, 4"},
+      {"data.task.shortest", IntegerKind{AT(data.task.shortest), 1, million, or_auto}, "tokens",
+       "training lengths are uniform from here to sequence_length (parity, a5, s5); auto: parity from 3, a5 "
+       "and s5 only T and 3"},
+      {"data.task.random_filler", FlagKind{AT(data.task.random_filler)}, "",
+       "random tokens instead of zeros around the queries (mqar)"},
+      {"data.task.train_samples", IntegerKind{AT(data.task.train_samples), 0, billion}, "",
+       "different training examples, repeated every epoch in another order; 0: no example comes again"},
+      {"data.task.test_samples", IntegerKind{AT(data.task.test_samples), 1, million}, "",
+       "test examples of each length", Resume::free},
+      {"data.task.test_lengths", TextKind{AT(data.task.test_lengths)}, "tokens",
+       "lengths to test besides sequence_length, each LENGTH or LENGTH:COUNT: \"128, 256:64\""},
       {"parallel.data", IntegerKind{AT(parallel.data), 1, million, or_auto}, "",
        "processes that share the batch: a power of two that divides the micro-batches; auto: all there are",
        Resume::free},
@@ -198,6 +221,36 @@ std::vector<Key> data_and_parallel_keys() {
       {"parallel.shard_optimizer", FlagKind{AT(parallel.shard_optimizer)}, "",
        "each data-parallel process keeps and updates its share of the optimizer's state (ZeRO-1)",
        Resume::free},
+  };
+}
+
+std::vector<Key> checkpoint_keys() {
+  return {
+      {"trainer.checkpoint.every", IntegerKind{AT(trainer.checkpoint.every), 0, billion}, "steps",
+       "from one checkpoint to the next; 0: none for that; one is made at the end and on signals anyway",
+       Resume::free},
+      {"trainer.checkpoint.every_minutes", IntegerKind{AT(trainer.checkpoint.every_minutes), 0, million},
+       "minutes", "the same by the clock; 0: none for that", Resume::free},
+      {"trainer.checkpoint.keep", IntegerKind{AT(trainer.checkpoint.keep), 0, million}, "",
+       "how many of the newest checkpoints are kept; 0: all", Resume::free},
+      {"trainer.checkpoint.keep_every", IntegerKind{AT(trainer.checkpoint.keep_every), 0, billion}, "steps",
+       "checkpoints whose step is a multiple of this are kept for ever; 0: none for that", Resume::free},
+      {"trainer.checkpoint.keep_best", IntegerKind{AT(trainer.checkpoint.keep_best), 0, million}, "",
+       "so many of those made right after a validation are kept that have the lowest loss", Resume::free},
+      {"trainer.checkpoint.on_failure",
+       choice<OnFailure>(AT(trainer.checkpoint.on_failure),
+                         {{"stop", OnFailure::stop}, {"go_on", OnFailure::go_on}}),
+       "", "what the run does when a checkpoint cannot be written; earlier ones stay valid", Resume::free},
+      {"trainer.checkpoint.fall_back", FlagKind{AT(trainer.checkpoint.fall_back)}, "",
+       "where the newest checkpoint is damaged, resume from the one before it, and say so", Resume::free},
+      {"trainer.init.from", TextKind{AT(trainer.init.from)}, "",
+       "begin with the model of this checkpoint, run folder or exported .safetensors, a fresh optimizer and "
+       "the start of the data; empty: with a fresh model"},
+      {"trainer.init.fresh", TextKind{AT(trainer.init.fresh)}, "",
+       "patterns, as \"*.state.*, *.middle.*\", of tensors that start fresh where trainer.init.from lacks "
+       "them"},
+      {"trainer.init.unused", TextKind{AT(trainer.init.unused)}, "",
+       "patterns of tensors of trainer.init.from that the model does not have"},
   };
 }
 
@@ -232,10 +285,11 @@ std::vector<Key> training_keys() {
        "from one line of the log to the next; metrics.jsonl has every step", Resume::free},
       {"trainer.threads", IntegerKind{AT(trainer.threads), 1, 10'000, or_auto}, "",
        "threads of a process; auto: the cores of the node divided by its processes", Resume::free},
-      {"trainer.checkpoint.every", IntegerKind{AT(trainer.checkpoint.every), 0, billion}, "steps",
-       "from one checkpoint to the next; 0: only at the end and on signals", Resume::free},
-      {"trainer.checkpoint.keep", IntegerKind{AT(trainer.checkpoint.keep), 0, million}, "",
-       "how many of the newest checkpoints are kept; 0: all", Resume::free},
+      {"trainer.time_limit", IntegerKind{AT(trainer.time_limit), 0, billion}, "seconds",
+       "the run saves and stops, with exit code 3, before so much time is over; 0: no limit", Resume::free},
+      {"trainer.grace", IntegerKind{AT(trainer.grace), 0, billion}, "seconds",
+       "a run told to end (TERM, INT) that has not saved after so long ends without; 0: it may take any time",
+       Resume::free},
       {"trainer.stuck_after.start", IntegerKind{AT(trainer.stuck_after.start), 0, billion}, "seconds",
        "the job ends when reading corpus and checkpoint makes no progress for so long; 0: never",
        Resume::free},
@@ -256,7 +310,7 @@ std::vector<Key> training_keys() {
 
 std::vector<Key> all_keys() {
   std::vector<Key> all;
-  for (auto part : {run_and_model_keys, head_keys, data_and_parallel_keys, training_keys}) {
+  for (auto part : {run_and_model_keys, head_keys, data_and_parallel_keys, training_keys, checkpoint_keys}) {
     for (Key& key : part()) all.push_back(std::move(key));
   }
   return all;

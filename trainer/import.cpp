@@ -7,12 +7,12 @@
 #include "common/check.h"
 #include "common/file.h"
 #include "model/language_model.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/folder.h"
+#include "trainer/checkpoint/sharding.h"
 #include "trainer/config_file.h"
 #include "trainer/config_value.h"
 #include "trainer/formats/format.h"
 #include "trainer/run_folder.h"
-#include "trainer/sharding.h"
 
 namespace wuneng::trainer {
 namespace {
@@ -95,8 +95,10 @@ void write_imported_run(const ImportedModel& imported, const fs::path& output, c
   try {
     const RunFolder run(unfinished);
     run.open(imported.config, launch);
-    save_checkpoint(run.checkpoints(), {{}, to_yaml(imported.config), 0, imported.tokenizer},
-                    named(imported.parameters), zero_moments(imported.parameters), 0);
+    CheckpointInfo info;
+    info.config = to_yaml(imported.config);
+    info.tokenizer = imported.tokenizer;
+    save_checkpoint(run.checkpoints(), info, fresh_shard(imported.parameters), {});
     fs::rename(unfinished, folder);
     sync_folder(folder.parent_path());
   } catch (...) {

@@ -22,13 +22,6 @@ extern char** environ;
 namespace wuneng::trainer {
 namespace {
 
-std::string short_count(double count) {
-  if (count >= 1e9) return fmt::format("{:.2f} B", count / 1e9);
-  if (count >= 1e6) return fmt::format("{:.2f} M", count / 1e6);
-  if (count >= 1e3) return fmt::format("{:.1f} k", count / 1e3);
-  return fmt::format("{:.0f}", count);
-}
-
 // Hosts by rank as "h1 x 2, h2 x 2".
 std::string count_hosts(const std::vector<std::string>& hosts) {
   std::map<std::string, int> count;
@@ -106,8 +99,15 @@ std::string tensor_ranks_apart(const Json& launch) {
   return "";
 }
 
+std::string short_count(double count) {
+  if (count >= 1e9) return fmt::format("{:.2f} B", count / 1e9);
+  if (count >= 1e6) return fmt::format("{:.2f} M", count / 1e6);
+  if (count >= 1e3) return fmt::format("{:.1f} k", count / 1e3);
+  return fmt::format("{:.0f}", count);
+}
+
 std::string banner(const Config& config, const Json& launch, const model::LanguageModel& model,
-                   const data::TokenFile& corpus, const std::string& folder) {
+                   const std::string& data, const std::string& folder) {
   const model::ModelConfig& m = config.model;
   const std::int64_t batch_tokens = config.trainer.global_batch * config.data.sequence_length;
   return fmt::format(
@@ -115,7 +115,7 @@ std::string banner(const Config& config, const Json& launch, const model::Langua
       "mpi      {}; {} process(es) of {} thread(s), mesh data {} x tensor {}\n"
       "hosts    {}\n"
       "model    {} parameters: {} layers of {} attention + {} state heads, width {}, vocabulary {}\n"
-      "data     {}: {} tokens in {} documents, hash {}\n"
+      "data     {}\n"
       "step     {} sequences of {} = {} tokens, in micro-batches of {}\n"
       "run      {} (configuration {})",
       launch.at("build").get<std::string>(), launch.at("mpi").get<std::string>(),
@@ -123,9 +123,8 @@ std::string banner(const Config& config, const Json& launch, const model::Langua
       launch.at("mesh").at("data").get<std::int64_t>(), launch.at("mesh").at("tensor").get<std::int64_t>(),
       count_hosts(launch.at("hosts").get<std::vector<std::string>>()),
       short_count(static_cast<double>(model.parameter_count())), m.layers, m.attention.heads, m.state.heads,
-      m.width, m.vocab_size, corpus.prefix().string(), short_count(static_cast<double>(corpus.tokens())),
-      corpus.documents(), hex(corpus.hash()), config.trainer.global_batch, config.data.sequence_length,
-      batch_tokens, config.trainer.micro_batch, folder, hex(identity_hash(config)));
+      m.width, m.vocab_size, data, config.trainer.global_batch, config.data.sequence_length, batch_tokens,
+      config.trainer.micro_batch, folder, hex(identity_hash(config)));
 }
 
 }  // namespace wuneng::trainer

@@ -4,7 +4,6 @@
 #include <string>
 
 #include "common/json.h"
-#include "data/token_file.h"
 #include "model/language_model.h"
 #include "parallel/world.h"
 #include "trainer/config.h"
@@ -22,11 +21,15 @@ std::string build_identity();
 Json launch_record(const std::string& command_line, parallel::World& world,
                    const parallel::ParallelConfig& axes);
 
+// A large number in a few characters: "3.29 M".
+std::string short_count(double count);
+
 // What to warn of when ranks that share each layer are on several hosts, by the launch_record; else empty.
 std::string tensor_ranks_apart(const Json& launch);
 
-// The lines that rank 0 prints before the first step; `launch` is the launch_record.
+// The lines that rank 0 prints before the first step; `launch` is the launch_record, `data` describes the
+// run's data.
 std::string banner(const Config& config, const Json& launch, const model::LanguageModel& model,
-                   const data::TokenFile& corpus, const std::string& folder);
+                   const std::string& data, const std::string& folder);
 
 }  // namespace wuneng::trainer

@@ -10,8 +10,9 @@
 namespace wuneng::trainer {
 
 // One JSON object a line, each with its step. Training lines hold step, samples, tokens, loss, grad_norm, lr,
-// tokens_per_second, step_seconds; evaluation lines step, validation_loss, validation_tokens. Floats
-// round-trip; those that are not finite become null.
+// tokens_per_second, step_seconds; evaluation lines step, validation_loss, validation_tokens and,
+// on a task, an object for each metric with a number for each test: "accuracy": {"64": 0.99, "128": 0.7}.
+// Floats round-trip; those that are not finite become null.
 class MetricsFile {
  public:
   // Opens for appending; lines of steps after `last_step` (and a last line cut by a crash) are dropped first,

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
 #include <string>
 
 #include "common/json.h"
@@ -11,13 +10,35 @@
 
 namespace wuneng::trainer {
 
+// Keeps two jobs off one run folder: held by every process of a job, and gone with the last of them, however
+// it ends.
+class RunLock {
+ public:
+  enum class Holder { first, further };
+  // The first process of a job takes it from all other jobs, waiting some seconds for what is left of one
+  // that was just killed; the further ones join it afterwards. Throws UsageError that names the host and
+  // process of the job that has it.
+  RunLock(const std::filesystem::path& folder, Holder holder);
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+  bool held() const { return held_; }  // false: this file system has no locks
+
+ private:
+  int descriptor_ = -1;
+  bool held_ = true;
+};
+
 class RunFolder {
  public:
   explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
 
-  // Makes the folder, or checks that the one that exists belongs to a run of this configuration; then writes
-  // config.yaml and adds `launch` to the list in run.json. Throws UsageError when the folder cannot be
-  // written, is not a run folder, or was started with another configuration (naming the keys).
+  // Makes the folder, or checks that the one that exists belongs to a run of this configuration. Throws
+  // UsageError when it cannot be written, is not a run folder, or was started with another configuration
+  // (naming the keys).
+  void check(const Config& config) const;
+  // The same; then writes config.yaml and adds `launch` to the list in run.json.
   void open(const Config& config, const Json& launch) const;
 
   const std::filesystem::path& path() const { return path_; }

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "common/check.h"
+#include "common/hash.h"
 
 static_assert(std::endian::native == std::endian::little,
               "tensors are stored as they lie in memory: little-endian");
@@ -236,21 +237,24 @@ std::optional<std::uint64_t> byte_count(at::ScalarType dtype, const std::vector<
   return empty ? 0 : static_cast<std::uint64_t>(bytes);
 }
 
-std::map<std::string, TensorEntry> write_safetensors(const std::filesystem::path& file,
-                                                     const NamedTensors& tensors,
-                                                     const std::map<std::string, std::string>& metadata) {
-  std::map<std::string, TensorEntry> entries;
-  const std::string header = make_header(tensors, metadata, file, entries);
+WrittenSafetensors write_safetensors(const std::filesystem::path& file, const NamedTensors& tensors,
+                                     const std::map<std::string, std::string>& metadata) {
+  WrittenSafetensors written;
+  std::string header = make_header(tensors, metadata, file, written.entries);
   const std::uint64_t length = header.size();
+  header.insert(0, reinterpret_cast<const char*>(&length), sizeof length);
+  written.header_hash = hash_text(header);
+  written.bytes = written.header_bytes = header.size();
   OutputFile output(file);
-  output.write(&length, sizeof length);
   output.write(header);
   for (const auto& [name, tensor] : tensors) {
     const at::Tensor dense = tensor.detach().contiguous();
     output.write(dense.const_data_ptr(), dense.nbytes());
+    written.hashes[name] = hash_bytes(dense.const_data_ptr(), dense.nbytes());
+    written.bytes += dense.nbytes();
   }
   output.sync_and_close();
-  return entries;
+  return written;
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : file_(file) {

@@ -35,12 +35,18 @@ std::optional<at::ScalarType> dtype_named(std::string_view name);
 // The size of a tensor; none where a dimension is negative or the product exceeds 2^63 - 1.
 std::optional<std::uint64_t> byte_count(at::ScalarType dtype, const std::vector<std::int64_t>& shape);
 
+// A file as it was written.
+struct WrittenSafetensors {
+  std::map<std::string, TensorEntry> entries;
+  std::map<std::string, std::uint64_t> hashes;  // XXH3 of each tensor's bytes
+  std::uint64_t bytes = 0, header_bytes = 0;    // the header with its length
+  std::uint64_t header_hash = 0;
+};
+
 // Writes the tensors (CPU, any stride; float32, float64, bfloat16, float16, int64, int32, uint8, bool) in the
-// given order, fsyncs, and returns where each one lies. `metadata` becomes "__metadata__". Throws Error when
-// the disk fails.
-std::map<std::string, TensorEntry> write_safetensors(const std::filesystem::path& file,
-                                                     const NamedTensors& tensors,
-                                                     const std::map<std::string, std::string>& metadata = {});
+// given order, and fsyncs. `metadata` becomes "__metadata__". Throws Error when the disk fails.
+WrittenSafetensors write_safetensors(const std::filesystem::path& file, const NamedTensors& tensors,
+                                     const std::map<std::string, std::string>& metadata = {});
 
 // A file mapped for reading. The constructor checks header length, JSON, dtypes, shapes, overlap, holes and
 // bounds, and throws UsageError that names file and tensor.

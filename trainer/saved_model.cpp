@@ -3,8 +3,9 @@
 #include <nlohmann/json.hpp>
 
 #include "common/check.h"
+#include "trainer/checkpoint/folder.h"
+#include "trainer/checkpoint/sharding.h"
 #include "trainer/run_folder.h"
-#include "trainer/sharding.h"
 
 namespace wuneng::trainer {
 namespace {
@@ -37,7 +38,7 @@ SavedModel::SavedModel(const Checkpoint& checkpoint, parallel::Communicator& ten
   const std::string& text = checkpoint.info().tokenizer;
   const std::string place = (checkpoint.folder() / "tokenizer.json").string();
   if (!text.empty()) tokenizer = data::tokenizer_from_json(parse_json(text, place), place);
-  checkpoint.load_model(wanted_parts(model.parameters()));
+  checkpoint.load(wanted_parameters(model.parameters()));
 }
 
 const data::Tokenizer& SavedModel::require_tokenizer() const {

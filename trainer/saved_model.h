@@ -6,7 +6,7 @@
 #include "data/tokenizer.h"
 #include "model/language_model.h"
 #include "parallel/communicator.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 #include "trainer/config.h"
 
 namespace wuneng::trainer {

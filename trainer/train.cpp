@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -14,7 +13,6 @@
 #include "common/hash.h"
 #include "common/log.h"
 #include "common/version.h"
-#include "data/sampler.h"
 #include "model/cost.h"
 #include "model/language_model.h"
 #include "parallel/background.h"
@@ -24,14 +22,13 @@
 #include "parallel/gradient_tree.h"
 #include "parallel/mesh.h"
 #include "trainer/agreement.h"
-#include "trainer/checkpoint.h"
-#include "trainer/corpus.h"
 #include "trainer/evaluation.h"
 #include "trainer/launch.h"
 #include "trainer/metrics.h"
 #include "trainer/progress.h"
+#include "trainer/run_checkpoints.h"
+#include "trainer/run_data.h"
 #include "trainer/run_folder.h"
-#include "trainer/sharding.h"
 #include "trainer/signals.h"
 #include "trainer/tensorboard.h"
 #include "trainer/watchdog.h"
@@ -60,14 +57,16 @@ class Run {
   ExitCode operator()();
 
  private:
+  void take_folder();
   void open_folder();
-  void resume();
   StepResult step();
   double run_micro_batches(std::int64_t& tokens);
   void report(const StepResult& result);
   void validate();
   void save();
+  void finish_save();
   Request agreed_request();
+  ExitCode train_on();
 
   Config config_;
   TrainOptions options_;
@@ -76,12 +75,11 @@ class Run {
   bool main_rank_;
   Logger logger_;
   RunFolder folder_;
+  std::optional<RunLock> lock_;
 
   parallel::ParallelConfig axes_;  // of the mesh, resolved
   std::optional<parallel::Mesh> mesh_;
-  std::optional<Corpus> train_, validation_;
-  std::optional<data::TrainingSampler> sampler_;
-  std::optional<data::EvaluationSampler> validation_sampler_;
+  std::unique_ptr<const RunData> data_;
   std::optional<model::LanguageModel> model_;
   std::optional<parallel::Background> background_;  // of the data axis
   std::optional<parallel::FlatLayout> layout_;
@@ -92,9 +90,11 @@ class Run {
   std::optional<TensorBoard> tensorboard_;  // rank 0
   std::optional<ProgressLine> progress_;
   SignalRequests signals_;
+  std::optional<RunCheckpoints> checkpoints_;
 
   Position position_;
-  std::int64_t validated_ = -1, saved_ = -1;  // steps of the last validation and checkpoint
+  std::int64_t validated_ = -1;   // step of the last validation
+  double validation_loss_ = 0.0;  // that it found
   double flops_per_token_ = 0.0;
 };
 
@@ -108,21 +108,16 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
       folder_(options.output) {
   at::set_num_threads(threads_per_process(config_.trainer.threads, world_.processes_on_this_node()));
   const TrainerConfig& trainer = config_.trainer;
-  const data::DataConfig& data = config_.data;
   agree(world_.communicator(), [&] {
-    WN_REQUIRE(!data.train.empty(),
-               "data.train: is not set; give the prefix of a tokenised corpus: --set data.train=PREFIX");
-    train_.emplace(data.train, config_.model.vocab_size);
-    sampler_.emplace(train_->tokens, data.sequence_length, static_cast<std::uint64_t>(config_.seed),
-                     data.separate_documents);
-    if (data.validation.empty()) return;
-    validation_.emplace(data.validation, config_.model.vocab_size);
-    validation_sampler_.emplace(validation_->tokens, data.sequence_length, data.separate_documents);
+    data_ = make_run_data(config_);
+    WN_REQUIRE(trainer.checkpoint.keep_best == 0 || data_->has_validation(),
+               "trainer.checkpoint.keep_best = {}: needs data.validation to tell which are best",
+               trainer.checkpoint.keep_best);
   });
   check_same(world_, {{"the program's build", build_identity()},
                       {"the MPI library", world_.library()},
                       {"the configuration", hex(hash_text(to_yaml(config_)))},
-                      {"the training corpus " + data.train, hex(train_->tokens.hash())},
+                      {"the training data, " + data_->setting(), hex(data_->hash())},
                       {"--output", std::filesystem::absolute(options_.output).string()}});
   // Every rank finds the same fault in a mesh; splitting the world needs all of them.
   agree(world_.communicator(), [&] {
@@ -144,9 +139,26 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     optimizer_.emplace(config_.optimizer, all, *layout_);
     model_->set_await([this](std::size_t parameters) { parameters_->wait_for(parameters); });
   });
-  flops_per_token_ = 3.0 * model::forward_flops(config_.model, data.sequence_length).total();
+  flops_per_token_ = 3.0 * model::forward_flops(config_.model, config_.data.sequence_length).total();
+  take_folder();
+  checkpoints_.emplace(
+      config_, axes_, *data_, folder_.checkpoints(), world_,
+      TrainedState{
+          &model_->parameters(), &*layout_, &*optimizer_, {mesh_->tensor().rank(), mesh_->tensor().size()}});
+  position_ = checkpoints_->resume();
   open_folder();
-  resume();
+}
+
+// Nothing is written into it before all that can be refused is known to be in order.
+void Run::take_folder() {
+  agree(world_.communicator(), [&] {
+    if (!main_rank_) return;
+    folder_.check(config_);
+    lock_.emplace(folder_.path(), RunLock::Holder::first);
+  });
+  agree(world_.communicator(), [&] {
+    if (!main_rank_) lock_.emplace(folder_.path(), RunLock::Holder::further);
+  });
 }
 
 void Run::open_folder() {
@@ -155,51 +167,29 @@ void Run::open_folder() {
     if (!main_rank_) return;
     folder_.open(config_, launch);
     log_to_file(logger_, folder_.log());
-  });
-  logger_->info("{}", banner(config_, launch, *model_, train_->tokens, folder_.path().string()));
-  if (const std::string warning = tensor_ranks_apart(launch); !warning.empty()) logger_->warn("{}", warning);
-}
-
-// Continues from the newest checkpoint of the folder, if there is one.
-void Run::resume() {
-  std::string newest;
-  agree(world_.communicator(), [&] {
-    if (main_rank_)
-      if (const auto found = newest_checkpoint(folder_.checkpoints())) newest = found->string();
-  });
-  newest = world_.communicator().all_gather_text(newest)[0];
-  agree(world_.communicator(), [&] {
-    if (newest.empty()) return;
-    const Checkpoint checkpoint(newest);
-    const bool imported = checkpoint.info().position.samples == 0;  // any corpus may follow
-    WN_REQUIRE(imported || checkpoint.info().data_hash == train_->tokens.hash(),
-               "data.train = {}: is not the corpus that {} was trained on (its hash is {}, stored was {}); "
-               "give the same tokens again, or "
-               "start a new run with another --output",
-               config_.data.train, newest, hex(train_->tokens.hash()), hex(checkpoint.info().data_hash));
-    const std::string &stored = checkpoint.info().tokenizer, ours = train_->tokenizer_text();
-    WN_REQUIRE(
-        !imported || stored.empty() || ours.empty() || stored == ours,
-        "data.train = {}: was made by another tokenizer than the one in {}, where its ids mean other "
-        "texts; make it with {}/tokenizer.json, or import the model with the --tokenizer of the corpus",
-        config_.data.train, newest, newest);
-    checkpoint.load_model(wanted_parts(model_->parameters()));
-    checkpoint.load_optimizer(wanted_moments(model_->parameters(), *layout_, *optimizer_));
-    position_ = checkpoint.info().position;
-    optimizer_->set_updates(position_.step);
-    saved_ = position_.step;
-  });
-  if (!newest.empty())
-    logger_->info("resuming from {} (step {}, {} samples)", newest, position_.step, position_.samples);
-  agree(world_.communicator(), [&] {
-    if (!main_rank_) return;
     metrics_.emplace(folder_.metrics(), position_.step);
     tensorboard_.emplace(folder_.tensorboard(), position_.step);
   });
+  logger_->info("{}", banner(config_, launch, *model_, data_->description(), folder_.path().string()));
+  if (const std::string warning = tensor_ranks_apart(launch); !warning.empty()) logger_->warn("{}", warning);
+  if (!checkpoints_->origin().empty()) logger_->info("{}", checkpoints_->origin());
+  if (!lock_->held())
+    logger_->warn("{}: this file system has no locks: take care that no other job uses the folder",
+                  folder_.path().string());
   progress_.emplace(main_rank_, options_.progress_line);
+  checkpoints_->open(logger_, [this] { progress_->clear(); });
 }
 
 ExitCode Run::operator()() {
+  try {
+    return train_on();
+  } catch (const AgreedError&) {
+    checkpoints_->abandon();
+    throw;
+  }
+}
+
+ExitCode Run::train_on() {
   const TrainerConfig& trainer = config_.trainer;
   if (position_.step >= trainer.steps) {
     logger_->info("nothing to do: {} has already made {} of {} steps; raise trainer.steps to train on",
@@ -208,20 +198,25 @@ ExitCode Run::operator()() {
   }
   const auto due = [&](std::int64_t every) { return every > 0 && position_.step % every == 0; };
   while (position_.step < trainer.steps) {
+    const auto begin = Clock::now();
     const StepResult result = step();
     agree(world_.communicator(), [&] { report(result); });  // its files are those of rank 0
     if (due(trainer.validate_every)) validate();
+    checkpoints_->clock().step_took(seconds_since(begin));
     const Request request = agreed_request();
-    if (due(trainer.checkpoint.every) || request != Request::none) save();
+    if (checkpoints_->due(position_.step) || request != Request::none) save();
     if (request == Request::save_and_stop && position_.step < trainer.steps) {
+      finish_save();
       progress_->clear();
-      logger_->warn("stopped by a signal after step {} of {}; run the same command again to go on",
-                    position_.step, trainer.steps);
+      logger_->warn("stopped {} after step {} of {}; run the same command again to go on",
+                    checkpoints_->time_is_up() ? "before trainer.time_limit" : "by a signal", position_.step,
+                    trainer.steps);
       return ExitCode::stopped;
     }
   }
   validate();
   save();
+  finish_save();
   progress_->clear();
   logger_->info("done: {} steps, {} tokens; checkpoint {}", position_.step, position_.tokens,
                 (folder_.checkpoints() / checkpoint_name(position_.step)).string());
@@ -275,7 +270,8 @@ double Run::run_micro_batches(std::int64_t& tokens) {
   activity_.phase = "data";
   std::vector<data::Batch> batches;  // all at once: a rank that cannot read its data tells the others
   agree(world_.communicator(), [&] {
-    for (std::int64_t m = 0; m < local; ++m) batches.push_back(sampler_->batch(first + m * size, size));
+    for (std::int64_t m = 0; m < local; ++m)
+      batches.push_back(data_->training().batch(first + m * size, size));
   });
   for (const data::Batch& batch : batches) {
     activity_.phase = "forward";
@@ -317,7 +313,8 @@ void Run::report(const StepResult& result) {
   tensorboard_->scalar("train/grad_norm", result.grad_norm, position_.step);
   tensorboard_->scalar("train/lr", result.lr, position_.step);
   tensorboard_->scalar("speed/tokens_per_second", tokens_per_second, position_.step);
-  const double flops_per_second = flops_per_token_ * tokens_per_second;
+  const auto processed = config_.trainer.global_batch * config_.data.sequence_length;  // real or not
+  const double flops_per_second = flops_per_token_ * static_cast<double>(processed) / result.seconds;
   if (position_.step % config_.trainer.log_every == 0 || position_.step == 1 || position_.step == steps)
     logger_->debug("step {}/{}  loss {:.4f}  grad_norm {:.3f}  lr {:.2e}  {:.0f} tokens/s  {:.1f} GFLOP/s",
                    position_.step, steps, result.loss, result.grad_norm, result.lr, tokens_per_second,
@@ -331,54 +328,49 @@ void Run::report(const StepResult& result) {
 }
 
 void Run::validate() {
-  if (!validation_ || validated_ == position_.step) return;
+  if (!data_->has_validation() || validated_ == position_.step) return;
   validated_ = position_.step;
   activity_.phase = "validation";
-  const Evaluation result = evaluate(*model_, *validation_sampler_, config_.trainer.micro_batch,
-                                     validation_->tokenizer.get(), mesh_->data());
+  const Evaluation result = data_->validate(*model_, mesh_->data());
+  validation_loss_ = result.loss;
   if (!main_rank_) return;
-  metrics_->write(
-      {{"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}});
+  Json line = {
+      {"step", position_.step}, {"validation_loss", result.loss}, {"validation_tokens", result.tokens}};
+  line.update(accuracy_json(result));
+  metrics_->write(line);
   tensorboard_->scalar("validation/loss", result.loss, position_.step);
   const auto bits = result.bits_per_byte();
   if (bits) tensorboard_->scalar("validation/bits_per_byte", *bits, position_.step);
+  for (const Accuracy& accuracy : result.accuracies)
+    if (std::isfinite(accuracy.value))
+      tensorboard_->scalar(fmt::format("validation/{}/{}", accuracy.metric, accuracy.test), accuracy.value,
+                           position_.step);
   progress_->clear();
-  logger_->info("step {}/{}  validation loss {:.4f}{}", position_.step, config_.trainer.steps, result.loss,
-                bits ? fmt::format("  {:.3f} bits per byte", *bits) : "");
+  logger_->info("step {}/{}  validation loss {:.4f}{}{}", position_.step, config_.trainer.steps, result.loss,
+                bits ? fmt::format("  {:.3f} bits per byte", *bits) : "", accuracy_text(result));
 }
 
 void Run::save() {
-  if (saved_ == position_.step) return;
   activity_.phase = "checkpoint";
-  parameters_->wait();
-  const NamedTensors model = whole_parameters(model_->parameters(), mesh_->data(), mesh_->tensor()),
-                     moments = whole_moments(model_->parameters(), *layout_, *optimizer_, mesh_->data(),
-                                             mesh_->tensor());
-  agree(world_.communicator(), [&] {
-    if (!main_rank_) return;
-    const CheckpointInfo info{position_, to_yaml(config_), train_->tokens.hash(), train_->tokenizer_text()};
-    const auto folder =
-        save_checkpoint(folder_.checkpoints(), info, model, moments, config_.trainer.checkpoint.keep);
-    logger_->debug("saved {}", folder.string());
-  });
-  saved_ = position_.step;
+  checkpoints_->save(position_,
+                     validated_ == position_.step ? std::optional(validation_loss_) : std::nullopt);
 }
 
-// The strongest request that any rank has received.
+void Run::finish_save() {
+  activity_.phase = "checkpoint";
+  checkpoints_->finish();
+}
+
 Request Run::agreed_request() {
   activity_.phase = "signals";
-  const at::Tensor mine = at::full({1}, static_cast<std::int64_t>(signals_.take()), at::kLong);
-  const at::Tensor all = at::empty({world_.size()}, at::kLong);
-  world_.communicator().all_gather(mine, all);
-  const auto* requests = all.const_data_ptr<std::int64_t>();
-  return static_cast<Request>(*std::max_element(requests, requests + all.numel()));
+  return checkpoints_->agree_on(signals_.take());
 }
 
 }  // namespace
 
 ExitCode train(const Config& config, const TrainOptions& options, parallel::World& world,
                Activity& activity) {
-  const Watchdog watchdog(config.trainer.stuck_after, world, activity);
+  const Watchdog watchdog(config.trainer.stuck_after, config.trainer.grace, world, activity);
   return Run(config, options, world, activity)();
 }
 

@@ -31,8 +31,10 @@ void print(std::string_view text) {
 
 }  // namespace
 
-Watchdog::Watchdog(const StuckAfterConfig& limits, parallel::World& world, const Activity& activity)
+Watchdog::Watchdog(const StuckAfterConfig& limits, std::int64_t grace, parallel::World& world,
+                   const Activity& activity)
     : limits_(limits),
+      grace_(static_cast<double>(grace)),
       world_(world),
       activity_(activity),
       hosts_(world.communicator().all_gather_text(world.host())),
@@ -99,8 +101,16 @@ std::string Watchdog::place(bool with_time) const {
 // A rank that is killed cannot say where it was, but the launcher then ends the others, and leaves them time
 // to say it. Two of them, in case that one is the killed one.
 void Watchdog::tell_of_the_end() {
-  if (told_ || !end_was_asked()) return;
-  told_ = true;
+  if (told_) {
+    if (grace_.count() == 0 || Clock::now() - *told_ < grace_) return;
+    print(
+        fmt::format("wuneng: error: {}: told to end, and trainer.grace of {:.0f} s was too short to end the "
+                    "step and save, at {}; the last checkpoint is kept\n",
+                    world_.name(), grace_.count(), place(true)));
+    world_.abort(static_cast<int>(ExitCode::failed));
+  }
+  if (!end_was_asked()) return;
+  told_ = Clock::now();
   if (world_.size() > 1 && world_.rank() < 2)
     print(fmt::format("wuneng: {}: told to end (SIGTERM or SIGINT), at {}\n", world_.name(), place(true)));
 }

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -23,8 +24,10 @@ namespace wuneng::trainer {
 // off.
 class Watchdog {
  public:
-  // All ranks make theirs together, each on its main thread, which is the one watched.
-  Watchdog(const StuckAfterConfig& limits, parallel::World& world, const Activity& activity);
+  // All ranks make theirs together, each on its main thread, which is the one watched. `grace`: seconds that
+  // a process lives on that was told to end (TERM or INT); 0: any time.
+  Watchdog(const StuckAfterConfig& limits, std::int64_t grace, parallel::World& world,
+           const Activity& activity);
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
@@ -46,15 +49,16 @@ class Watchdog {
   bool a_host_is_silent(const std::vector<std::string>& words) const;
 
   StuckAfterConfig limits_;
+  Seconds grace_;
   parallel::World& world_;
   const Activity& activity_;
   std::vector<std::string> hosts_;  // by rank
   parallel::RollCall roll_call_;
   StackTaker stacks_;
   pthread_t main_thread_;
-  bool told_ = false;     // that the launcher ends the job
-  bool asked_ = false;    // by another rank
-  bool printed_ = false;  // where this rank is
+  std::optional<std::chrono::steady_clock::time_point> told_;  // when this process was told to end
+  bool asked_ = false;                                         // by another rank
+  bool printed_ = false;                                       // where this rank is
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -17,6 +17,7 @@
 
 // Named, to be found in stacks.
 [[gnu::noinline]] void hang_for_ever() {
+  std::fputs("hanging\n", stderr);
   for (;;) ::pause();
 }
 [[gnu::noinline]] void crash_here() {

@@ -48,14 +48,14 @@ TEST(CheckpointFault, LoadingChecksTheHashOfWhatItReads) {
   const Scratch scratch;
   const fs::path folder = save(scratch.path(), 1);
   std::string bytes = read_text(folder / "model.safetensors");
-  bytes[Checkpoint(folder).tensors()[1].entry.offset] ^= 1;
+  bytes[Checkpoint(folder).tensors()[1].slices[0].offset] ^= 1;
   put(folder / "model.safetensors", bytes);
   EXPECT_THAT(newest_checkpoint(scratch.path()), Optional(folder)) << "opening reads no tensor";
   const Checkpoint checkpoint(folder);
-  EXPECT_THAT(message_of<UsageError>([&] { checkpoint.load_model(zeros_of(model_at(1))); }),
+  EXPECT_THAT(message_of<UsageError>([&] { load_model(checkpoint, zeros_of(model_at(1))); }),
               AllOf(HasSubstr("model.safetensors: tensor layers.0.weight: was changed after it was written"),
                     HasSubstr("delete ")));
-  checkpoint.load_optimizer(zeros_of(optimizer_at(1)));
+  load_optimizer(checkpoint, zeros_of(optimizer_at(1)));
 }
 
 TEST(CheckpointFault, CutAndMissingFilesAreFoundOnOpening) {

@@ -13,7 +13,8 @@
 
 #include "common/check.h"
 #include "tests/support/scratch.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/folder.h"
 
 namespace wuneng::trainer {
 
@@ -36,12 +37,31 @@ inline CheckpointInfo info_at(std::int64_t step) {
   return {{step, step * 16, step * 1000 + 7},
           "seed: 1\nname: \"ä\"\n",
           0xfedcba9876543210,
-          "{\"kind\": \"bytes\"}"};
+          "{\"kind\": \"bytes\"}",
+          {},
+          "{\"epoch\":3}"};
 }
+
+inline Shard model_and_optimizer(const NamedTensors& model, const NamedTensors& optimizer) {
+  Shard shard = whole_tensors("model", model);
+  const Shard more = whole_tensors("optimizer", optimizer);
+  shard.insert(shard.end(), more.begin(), more.end());
+  return shard;
+}
+
+inline Shard shard_at(std::int64_t step) { return model_and_optimizer(model_at(step), optimizer_at(step)); }
 
 inline std::filesystem::path save(const std::filesystem::path& checkpoints, std::int64_t step,
                                   std::int64_t keep = 0) {
-  return save_checkpoint(checkpoints, info_at(step), model_at(step), optimizer_at(step), keep);
+  return save_checkpoint(checkpoints, info_at(step), shard_at(step), {.newest = keep});
+}
+
+inline void load_model(const Checkpoint& checkpoint, const NamedTensors& into) {
+  checkpoint.load(whole_tensors("model", into));
+}
+
+inline void load_optimizer(const Checkpoint& checkpoint, const NamedTensors& into) {
+  checkpoint.load(whole_tensors("optimizer", into));
 }
 
 inline NamedTensors zeros_of(const NamedTensors& tensors) {
@@ -62,8 +82,8 @@ inline void expect_intact(const std::filesystem::path& folder) {
   checkpoint.verify();
   const std::int64_t step = checkpoint.info().position.step;
   const NamedTensors model = zeros_of(model_at(step)), optimizer = zeros_of(optimizer_at(step));
-  checkpoint.load_model(model);
-  checkpoint.load_optimizer(optimizer);
+  load_model(checkpoint, model);
+  load_optimizer(checkpoint, optimizer);
   expect_same(model, model_at(step));
   expect_same(optimizer, optimizer_at(step));
 }

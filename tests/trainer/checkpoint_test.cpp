@@ -1,4 +1,4 @@
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
@@ -6,11 +6,13 @@
 #include <xxhash.h>
 
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "common/json.h"
 #include "tests/trainer/checkpoint_support.h"
-#include "trainer/manifest.h"
+#include "trainer/checkpoint/manifest.h"
 
 namespace wuneng::trainer {
 namespace {
@@ -50,10 +52,10 @@ TEST(Checkpoint, WithoutATokenizerThereIsNoFile) {
   const Scratch scratch;
   CheckpointInfo info = info_at(1);
   info.tokenizer = "";
-  const fs::path folder = save_checkpoint(scratch.path(), info, model_at(1), {}, 0);
+  const fs::path folder = save_checkpoint(scratch.path(), info, whole_tensors("model", model_at(1)), {});
   EXPECT_FALSE(fs::exists(folder / "tokenizer.json"));
   EXPECT_EQ(Checkpoint(folder).info().tokenizer, "");
-  Checkpoint(folder).load_optimizer(NamedTensors{});
+  EXPECT_EQ(Checkpoint(folder).tensors().size(), model_at(1).size());
 }
 
 TEST(Checkpoint, ListsItsTensorsInOrder) {
@@ -63,14 +65,15 @@ TEST(Checkpoint, ListsItsTensorsInOrder) {
   for (const auto& named : optimizer_at(3)) all.push_back(named);
   ASSERT_EQ(checkpoint.tensors().size(), all.size());
   for (std::size_t i = 0; i < all.size(); ++i) {
-    const Checkpoint::Row& row = checkpoint.tensors()[i];
+    const SavedTensor& tensor = checkpoint.tensors()[i];
     const at::Tensor dense = all[i].second.contiguous();
-    EXPECT_EQ(row.part, i < 4 ? "model" : "optimizer");
-    EXPECT_EQ(row.name, all[i].first);
-    EXPECT_EQ(row.entry.shape, dense.sizes().vec());
-    EXPECT_EQ(row.entry.dtype, dense.scalar_type());
-    EXPECT_EQ(row.entry.bytes, dense.nbytes());
-    EXPECT_EQ(row.hash, XXH3_64bits(dense.const_data_ptr(), dense.nbytes()));
+    EXPECT_EQ(tensor.section, i < 4 ? "model" : "optimizer");
+    EXPECT_EQ(tensor.name, all[i].first);
+    EXPECT_EQ(tensor.shape, dense.sizes().vec());
+    EXPECT_EQ(tensor.dtype, dense.scalar_type());
+    EXPECT_EQ(tensor.bytes, dense.nbytes());
+    ASSERT_EQ(tensor.slices.size(), 1u);
+    EXPECT_EQ(tensor.slices[0].hash, XXH3_64bits(dense.const_data_ptr(), dense.nbytes()));
   }
 }
 
@@ -79,7 +82,7 @@ TEST(Checkpoint, OtherProgramsCanReadTheManifest) {
   const std::string text = read_text(save(scratch.path(), 1) / "manifest.json");
   const Json json = Json::parse(text);
   EXPECT_EQ(json["format"], "wuneng-checkpoint");
-  EXPECT_EQ(json["format_version"], 1);
+  EXPECT_EQ(json["format_version"], 2);
   EXPECT_EQ(json["position"]["samples"], 16);
   EXPECT_EQ(json["data_hash"], "fedcba9876543210");
   EXPECT_EQ(json["tensors"][1]["shape"], Json({3, 2}));
@@ -96,7 +99,7 @@ TEST(Checkpoint, LoadingFillsTensorsOfAnyLayoutAndTheirViews) {
   NamedTensors into = zeros_of(model_at(2));
   into[0].second = storage.slice(0, 1, 5).slice(1, 0, 6, 2);
   into[1].second = at::zeros({3, 2}).requires_grad_();
-  checkpoint.load_model(into);
+  load_model(checkpoint, into);
   expect_same(into, model_at(2));
   EXPECT_TRUE(at::equal(storage.sum(), model_at(2)[0].second.sum())) << "nothing around the view was touched";
 }
@@ -107,7 +110,7 @@ TEST(Checkpoint, AnotherModelIsRefusedWithTheTensorsThatDiffer) {
   const auto refused = [&](const std::function<void(NamedTensors&)>& change) {
     NamedTensors into = zeros_of(model_at(1));
     change(into);
-    const std::string message = message_of<UsageError>([&] { checkpoint.load_model(into); });
+    const std::string message = message_of<UsageError>([&] { load_model(checkpoint, into); });
     EXPECT_THAT(message,
                 HasSubstr("step-00000001: this checkpoint is of another model; its model tensors differ:\n"));
     for (const auto& [name, tensor] : into)
@@ -136,7 +139,7 @@ TEST(Checkpoint, SavingAStepAgainLeavesItUntouched) {
   const Scratch scratch;
   const fs::path folder = save(scratch.path(), 5);
   const auto before = fs::last_write_time(folder / "manifest.json");
-  EXPECT_EQ(save_checkpoint(scratch.path(), info_at(5), model_at(6), optimizer_at(6), 0), folder);
+  EXPECT_EQ(save_checkpoint(scratch.path(), info_at(5), shard_at(6), {}), folder);
   EXPECT_EQ(fs::last_write_time(folder / "manifest.json"), before);
   expect_intact(folder);
 }
@@ -220,11 +223,7 @@ class Sliced {
     add("a", {0, 0}, {4, 3});
     add("b", {0, 3}, {1, 3});
     add("c", {1, 3}, {3, 3});
-    Checkpoint::Row& row = manifest_.tensors.emplace_back();
-    row.part = "model";
-    row.name = "x";
-    row.entry = {at::kFloat, {4, 6}, 0, 96};
-    row.slices = slices_;
+    manifest_.tensors.push_back({"model", "x", {4, 6}, at::kFloat, 96, slices_});
   }
   const at::Tensor& whole() const { return whole_; }
   std::vector<TensorSlice>& slices() { return manifest_.tensors[0].slices; }
@@ -240,10 +239,12 @@ class Sliced {
   void add(const std::string& name, std::vector<std::int64_t> begin, std::vector<std::int64_t> shape) {
     const std::string file = name + ".safetensors";
     const at::Tensor part = whole_.narrow(0, begin[0], shape[0]).narrow(1, begin[1], shape[1]).contiguous();
-    const TensorEntry entry = write_safetensors(folder() / file, {{"x", part}}).at("x");
+    const std::string key =
+        fmt::format("x[{}:{},{}:{}]", begin[0], begin[0] + shape[0], begin[1], begin[1] + shape[1]);
+    const std::uint64_t offset = write_safetensors(folder() / file, {{key, part}}).entries.at(key).offset;
     const std::string text = read_text(folder() / file);
-    manifest_.files[file] = {text.size(), entry.offset, XXH3_64bits(text.data(), entry.offset)};
-    slices_.push_back({file, entry.offset, begin, shape, XXH3_64bits(part.const_data_ptr(), part.nbytes())});
+    manifest_.files[file] = {text.size(), offset, XXH3_64bits(text.data(), offset)};
+    slices_.push_back({file, offset, {begin, shape}, XXH3_64bits(part.const_data_ptr(), part.nbytes())});
   }
 
   Scratch scratch_;
@@ -258,10 +259,10 @@ TEST(Checkpoint, SlicesAreAssembled) {
   const Checkpoint checkpoint(sliced.folder());
   checkpoint.verify();
   const at::Tensor x = at::zeros({4, 6});
-  checkpoint.load_model({{"x", x}});
+  load_model(checkpoint, {{"x", x}});
   EXPECT_TRUE(at::equal(x, sliced.whole()));
   const at::Tensor view = at::zeros({6, 4}).t();
-  checkpoint.load_model({{"x", view}});
+  load_model(checkpoint, {{"x", view}});
   EXPECT_TRUE(at::equal(view, sliced.whole()));
 }
 
@@ -274,16 +275,94 @@ TEST(Checkpoint, SlicesThatDoNotTileTheirTensorAreRefused) {
   EXPECT_THAT(refused([](Sliced& s) { s.slices().pop_back(); }),
               HasSubstr("manifest.json: tensor x: its slices leave a gap: 60 of 96 bytes"));
   EXPECT_THAT(refused([](Sliced& s) { s.slices().clear(); }), HasSubstr("leave a gap: 0 of 96"));
-  EXPECT_THAT(refused([](Sliced& s) { s.slices()[2].begin[0] = 0; }), HasSubstr("slices 1 and 2 overlap"));
-  EXPECT_THAT(refused([](Sliced& s) { s.slices()[2].begin[1] = 2; }), HasSubstr("slices 0 and 2 overlap"));
-  EXPECT_THAT(refused([](Sliced& s) { s.slices()[2].begin[0] = 2; }),
-              HasSubstr("slice 2 reaches out of the tensor"));
-  EXPECT_THAT(refused([](Sliced& s) { s.slices()[0].begin = {0}; }), HasSubstr("slice 0 reaches out"));
-  EXPECT_THAT(refused([](Sliced& s) { s.slices()[1].begin[0] = -1; }), HasSubstr("slice 1 reaches out"));
-  EXPECT_THAT(refused([](Sliced& s) { s.slices()[1].shape[1] = INT64_MAX; }),
-              HasSubstr("slice 1 reaches out"));
-  EXPECT_THAT(refused([](Sliced& s) { s.slices()[1].file = s.slices()[0].file; }),
-              HasSubstr("a.safetensors holds two of its slices"));
+  const auto of = [](Sliced& s, int slice) -> Box& { return s.slices()[slice].box; };
+  EXPECT_THAT(refused([&](Sliced& s) { of(s, 2).begin[0] = 0; }),
+              HasSubstr("the slices [0:1,3:6] and [0:3,3:6] overlap"));
+  EXPECT_THAT(refused([&](Sliced& s) { of(s, 2).begin[1] = 2; }),
+              HasSubstr("the slices [0:4,0:3] and [1:4,2:5] overlap"));
+  EXPECT_THAT(refused([&](Sliced& s) { of(s, 2).begin[0] = 2; }),
+              HasSubstr("a slice in c.safetensors reaches out of the tensor"));
+  EXPECT_THAT(refused([&](Sliced& s) { of(s, 0).begin = {0}; }),
+              HasSubstr("a slice in a.safetensors reaches out"));
+  EXPECT_THAT(refused([&](Sliced& s) { of(s, 1).begin[0] = -1; }),
+              HasSubstr("a slice in b.safetensors reaches out"));
+  EXPECT_THAT(refused([&](Sliced& s) { of(s, 1).shape[1] = INT64_MAX; }),
+              HasSubstr("a slice in b.safetensors reaches out"));
+}
+
+TEST(Checkpoint, FilesOutsideOfTheFolderAreRefused) {
+  for (const char* name : {"../a.safetensors", "/etc/passwd", "..", ""}) {
+    Sliced sliced;
+    sliced.manifest().files[name] = {};
+    EXPECT_THAT(sliced.refused(),
+                HasSubstr(fmt::format("file '{}': a file of a checkpoint lies in its folder", name)));
+  }
+}
+
+TEST(Checkpoint, APieceIsFilledFromTheSlicesThatItMeets) {
+  Sliced sliced;
+  sliced.write();
+  const Checkpoint checkpoint(sliced.folder());
+  for (std::int64_t row = 0; row < 4; ++row)
+    for (std::int64_t column = 0; column < 6; ++column)
+      for (std::int64_t rows = 1; row + rows <= 4; ++rows)
+        for (std::int64_t columns = 1; column + columns <= 6; ++columns) {
+          const at::Tensor piece = at::zeros({rows, columns});
+          checkpoint.load({{"model", "x", {4, 6}, at::kFloat, {{{row, column}, piece}}}});
+          ASSERT_TRUE(at::equal(piece, sliced.whole().narrow(0, row, rows).narrow(1, column, columns)));
+        }
+}
+
+TEST(Checkpoint, ReadersThatShareTheWorkCheckEveryHashOnce) {
+  for (const int readers : {1, 2, 3, 5}) {
+    Sliced sliced;
+    sliced.slices()[1].hash ^= 1;
+    sliced.write();
+    const Checkpoint checkpoint(sliced.folder());
+    int found = 0;
+    for (int reader = 0; reader < readers; ++reader) try {
+        checkpoint.verify(reader, readers);
+      } catch (const DamagedCheckpoint&) {
+        ++found;
+      }
+    EXPECT_EQ(found, 1) << readers;
+  }
+}
+
+// Every range of a small tensor, put together again from its boxes by plain index arithmetic.
+TEST(Boxes, OfARangeHoldItsElementsInOrder) {
+  for (const std::vector<std::int64_t>& shape :
+       std::vector<std::vector<std::int64_t>>{{}, {7}, {3, 4}, {4, 1}, {2, 3, 4}, {1, 2, 1, 3}}) {
+    const at::Tensor numbers =
+        at::arange(std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()),
+                   at::kLong)
+            .view(shape);
+    for (std::int64_t begin = 0; begin <= numbers.numel(); ++begin)
+      for (std::int64_t size = 0; begin + size <= numbers.numel(); ++size) {
+        std::int64_t next = begin;
+        const std::vector<Box> boxes = boxes_of_range(shape, begin, size);
+        EXPECT_LE(boxes.size(), std::max<std::size_t>(1, 2 * shape.size() - 1));
+        for (const Box& box : boxes) {
+          const at::Tensor inside =
+              view_of(numbers, {std::vector<std::int64_t>(shape.size(), 0), shape}, box).reshape({-1});
+          for (std::int64_t i = 0; i < inside.numel(); ++i) ASSERT_EQ(inside[i].item<std::int64_t>(), next++);
+        }
+        ASSERT_EQ(next, begin + size);
+      }
+  }
+}
+
+TEST(Checkpoint, RetentionKeepsEveryNthAndTheBest) {
+  const Scratch scratch;
+  const std::map<std::int64_t, double> losses{{1, 3.0}, {2, 1.0}, {3, 2.0}, {5, 1.5}, {7, 4.0}};
+  for (std::int64_t step = 1; step <= 9; ++step) {
+    CheckpointInfo info = info_at(step);
+    if (const auto loss = losses.find(step); loss != losses.end()) info.validation_loss = loss->second;
+    save_checkpoint(scratch.path(), info, shard_at(step), {.newest = 2, .every = 4, .best = 2});
+    EXPECT_EQ(Checkpoint(scratch / checkpoint_name(step)).info().validation_loss, info.validation_loss);
+  }
+  EXPECT_THAT(names_in(scratch.path()), ElementsAre("step-00000002", "step-00000004", "step-00000005",
+                                                    "step-00000008", "step-00000009"));
 }
 
 TEST(Checkpoint, AManifestThatItsFilesContradictIsRefused) {
@@ -294,7 +373,7 @@ TEST(Checkpoint, AManifestThatItsFilesContradictIsRefused) {
   };
   EXPECT_THAT(refused([](Sliced& s) { s.slices()[1].offset += 4; }),
               HasSubstr("b.safetensors: tensor x: place, shape or dtype is not what"));
-  EXPECT_THAT(refused([](Sliced& s) { s.manifest().tensors[0].entry.dtype = at::kInt; }),
+  EXPECT_THAT(refused([](Sliced& s) { s.manifest().tensors[0].dtype = at::kInt; }),
               HasSubstr("place, shape or dtype"));
   EXPECT_THAT(refused([](Sliced& s) { s.manifest().tensors[0].name.front() = 'y'; }),
               HasSubstr("a.safetensors: tensor y: is missing"));
@@ -309,12 +388,12 @@ TEST(Checkpoint, AManifestThatItsFilesContradictIsRefused) {
 TEST(Checkpoint, ANewerFormatIsRefused) {
   Sliced sliced;
   std::string text = manifest_text(sliced.manifest());
-  text.replace(text.find("\"format_version\": 1"), 19, "\"format_version\": 2");
+  text.replace(text.find("\"format_version\": 2"), 19, "\"format_version\": 3");
   const std::size_t field = text.rfind(",\n \"manifest_hash\"");
   text = text.substr(0, field) +
          fmt::format(",\n \"manifest_hash\": \"{:016x}\"\n}}\n", XXH3_64bits(text.data(), field));
   put(sliced.folder() / "manifest.json", text);
-  EXPECT_THAT(refusal(sliced.folder()), HasSubstr("format_version 2: this program reads version 1"));
+  EXPECT_THAT(refusal(sliced.folder()), HasSubstr("format_version 3: this program reads version 2"));
 }
 
 }  // namespace

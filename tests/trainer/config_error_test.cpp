@@ -59,7 +59,7 @@ TEST(ConfigErrors, UnknownOverridesComeWithTheNearestOnes) {
       {"model.ffn_kind=rwkv", "did you mean model.ffn.kind?"},
       {"trainer.lr=3", "did you mean optimizer.lr?"},
       {"trainer.checkpoint.evry=3", "did you mean trainer.checkpoint.every?"},
-      {"trainer.checkpoint.frequency=3", "known in trainer.checkpoint: every, keep"},
+      {"trainer.checkpoint.frequency=3", "known in trainer.checkpoint: every, every_minutes, keep"},
       {"a.b.c.d=3", "known at the top: seed, model"},
       {std::string(1000, 'x') + "=3", "known at the top: seed, model"},
       {"..=3", "known at the top: seed, model"},
@@ -74,9 +74,9 @@ TEST(ConfigErrors, OverridesMustBeAssignmentsOfKeys) {
   for (const std::string text : {"trainer.steps", "", "=5", "="}) {
     EXPECT_EQ(problem_with(text), "--set " + text + ": must be KEY=VALUE, such as trainer.steps=1000");
   }
-  EXPECT_EQ(
-      problem_with("trainer.checkpoint=3"),
-      "--set trainer.checkpoint=3: trainer.checkpoint is a section; set one of the names in it: every, keep");
+  EXPECT_EQ(problem_with("trainer.checkpoint=3"),
+            "--set trainer.checkpoint=3: trainer.checkpoint is a section; set one of the names in it: every, "
+            "every_minutes, keep, keep_every, keep_best, on_failure, fall_back");
 }
 
 TEST(ConfigErrors, DuplicatesNameBothLines) {

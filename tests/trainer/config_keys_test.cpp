@@ -71,6 +71,14 @@ const std::map<std::string, std::string>& other_values() {
       {"data.validation", "\"corpora/c\""},
       {"data.sequence_length", "1"},
       {"data.separate_documents", "false"},
+      {"data.task.name", "parity"},
+      {"data.task.vocabulary", "32"},
+      {"data.task.count", "3"},
+      {"data.task.shortest", "5"},
+      {"data.task.random_filler", "true"},
+      {"data.task.train_samples", "9"},
+      {"data.task.test_samples", "8"},
+      {"data.task.test_lengths", "\"12, 13\""},
       {"parallel.data", "2"},
       {"parallel.tensor", "3"},
       {"parallel.sequence", "true"},
@@ -94,6 +102,16 @@ const std::map<std::string, std::string>& other_values() {
       {"trainer.threads", "13"},
       {"trainer.checkpoint.every", "14"},
       {"trainer.checkpoint.keep", "15"},
+      {"trainer.checkpoint.every_minutes", "22"},
+      {"trainer.checkpoint.keep_every", "23"},
+      {"trainer.checkpoint.keep_best", "24"},
+      {"trainer.checkpoint.on_failure", "go_on"},
+      {"trainer.checkpoint.fall_back", "true"},
+      {"trainer.init.from", "\"runs/a\""},
+      {"trainer.init.fresh", "\"*.state.*, *.middle.*\""},
+      {"trainer.init.unused", "\"head.*\""},
+      {"trainer.time_limit", "25"},
+      {"trainer.grace", "26"},
       {"trainer.stuck_after.start", "16"},
       {"trainer.stuck_after.data", "17"},
       {"trainer.stuck_after.compute", "18"},
@@ -116,10 +134,17 @@ std::string nested_yaml(const std::string& path, const std::string& value) {
 // What must be set beside a key, in its section, for its other value to have a meaning.
 const std::map<std::string, std::string>& companions() {
   static const std::map<std::string, std::string> settings = {
+      {"data.task.count", "name: needle"},
+      {"data.task.random_filler", "name: mqar, vocabulary: 64"},
+      {"data.task.shortest", "name: parity"},
+      {"data.task.test_lengths", "name: parity"},
+      {"data.task.vocabulary", "name: needle"},
       {"model.attention.global_every", "window: 64"},
       {"model.attention.rope_factor", "rope_scaling: linear"},
       {"model.middle.heads", "mode: mixed"},
       {"model.state.kv", "heads: 4"},
+      {"trainer.init.fresh", "from: runs/a"},
+      {"trainer.init.unused", "from: runs/a"},
   };
   return settings;
 }
@@ -187,6 +212,7 @@ TEST(ConfigKeys, ChangeExactlyOneLineOfTheResolvedConfiguration) {
 TEST(ConfigKeys, OnlySharedKeysChangeTheIdentity) {
   const std::set<std::string> free = {"data.train",
                                       "data.validation",
+                                      "data.task.test_samples",
                                       "parallel.data",
                                       "parallel.tensor",
                                       "parallel.sequence",
@@ -199,6 +225,13 @@ TEST(ConfigKeys, OnlySharedKeysChangeTheIdentity) {
                                       "trainer.threads",
                                       "trainer.checkpoint.every",
                                       "trainer.checkpoint.keep",
+                                      "trainer.checkpoint.every_minutes",
+                                      "trainer.checkpoint.keep_every",
+                                      "trainer.checkpoint.keep_best",
+                                      "trainer.checkpoint.on_failure",
+                                      "trainer.checkpoint.fall_back",
+                                      "trainer.time_limit",
+                                      "trainer.grace",
                                       "trainer.stuck_after.start",
                                       "trainer.stuck_after.data",
                                       "trainer.stuck_after.compute",
@@ -263,7 +296,9 @@ TEST(ConfigKeys, ReachTheirOwnFields) {
       "            weight_decay: 18.5, clip: 19.5}\n"
       "trainer: {steps: 20, global_batch: 44, micro_batch: 22, validate_every: 23, log_every: 24, threads: "
       "25,\n"
-      "          checkpoint: {every: 26, keep: 27}}\n",
+      "          checkpoint: {every: 26, keep: 27, every_minutes: 28, keep_every: 29, keep_best: 30, "
+      "on_failure: go_on, fall_back: true},\n"
+      "          init: {from: x, fresh: y, unused: z}, time_limit: 31, grace: 32}\n",
       "test.yaml");
   const model::ModelConfig& m = config.model;
   EXPECT_EQ(config.seed, 1);
@@ -290,9 +325,27 @@ TEST(ConfigKeys, ReachTheirOwnFields) {
       std::tuple(o.lr, o.min_lr, o.warmup_steps, o.schedule, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip),
       std::tuple(0.25, 0.125, 17, OptimizerConfig::Schedule::constant, 0.75, 0.625, 0.375, 18.5, 19.5));
   const TrainerConfig& t = config.trainer;
-  EXPECT_EQ(std::tuple(t.steps, t.global_batch, t.micro_batch, t.validate_every, t.log_every, t.threads,
-                       t.checkpoint.every, t.checkpoint.keep),
-            std::tuple(20, 44, 22, 23, 24, 25, 26, 27));
+  EXPECT_EQ(
+      std::tuple(t.steps, t.global_batch, t.micro_batch, t.validate_every, t.log_every, t.threads,
+                 t.checkpoint.every, t.checkpoint.keep, t.checkpoint.every_minutes, t.checkpoint.keep_every,
+                 t.checkpoint.keep_best, t.checkpoint.on_failure, t.checkpoint.fall_back),
+      std::tuple(20, 44, 22, 23, 24, 25, 26, 27, 28, 29, 30, CheckpointConfig::OnFailure::go_on, true));
+  EXPECT_EQ(std::tuple(t.init.from, t.init.fresh, t.init.unused, t.time_limit, t.grace),
+            std::tuple("x", "y", "z", 31, 32));
+}
+
+TEST(ConfigKeys, OfATaskReachTheirOwnFields) {
+  const data::TaskConfig recall =
+      parse_config(
+          "data: {sequence_length: 16, task: {name: mqar, vocabulary: 24, count: 3, random_filler: true,\n"
+          "       train_samples: 28, test_samples: 29, test_lengths: 32}}\n",
+          "test.yaml")
+          .data.task;
+  EXPECT_EQ(std::tuple(recall.name, recall.vocabulary, recall.count, recall.random_filler,
+                       recall.train_samples, recall.test_samples, recall.test_lengths),
+            std::tuple(data::TaskName::mqar, 24, 3, true, 28, 29, "32"));
+  const std::string parity = "data: {task: {name: parity, shortest: 5}}\n";
+  EXPECT_EQ(parse_config(parity, "test.yaml").data.task.shortest, 5);
 }
 
 TEST(ConfigKeys, FloatsRoundTripToTheLastBit) {

@@ -9,7 +9,7 @@ namespace {
 
 using testing::HasSubstr;
 
-std::filesystem::path repository() { return std::filesystem::path(__FILE__).parent_path() / "../.."; }
+std::filesystem::path repository() { return std::getenv("WUNENG_SOURCE"); }
 
 std::string load_problem(const std::filesystem::path& file, const std::vector<std::string>& overrides = {}) {
   return problem_of([&] { load_config(file, overrides); });

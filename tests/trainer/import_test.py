@@ -126,7 +126,7 @@ class Import(unittest.TestCase):
 
     def hashes(self, folder):
         tensors = json.loads(run("inspect", folder, "--json", "--verify"))["tensors"]
-        return {tensor["name"]: tensor["xxh3"] for tensor in tensors if tensor["part"] == "model"}
+        return {tensor["name"]: tensor["xxh3"] for tensor in tensors if tensor["section"] == "model"}
 
     def assert_same_logits(self, folder, theirs, name):
         ours = self.logits(folder)

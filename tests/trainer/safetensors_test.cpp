@@ -69,9 +69,9 @@ TEST(Safetensors, EveryDtypeAndShapeComesBackAsItWas) {
   for (const auto& [name, tensor] : tensors) {
     SCOPED_TRACE(name);
     expect_same(file.read(name), tensor);
-    EXPECT_EQ(written.at(name).offset, file.entries().at(name).offset);
-    EXPECT_EQ(written.at(name).bytes, tensor.nbytes());
-    EXPECT_EQ(written.at(name).shape, file.entries().at(name).shape);
+    EXPECT_EQ(written.entries.at(name).offset, file.entries().at(name).offset);
+    EXPECT_EQ(written.entries.at(name).bytes, tensor.nbytes());
+    EXPECT_EQ(written.entries.at(name).shape, file.entries().at(name).shape);
   }
   EXPECT_THAT(file.metadata(), ElementsAre(std::pair("format", "pt"), std::pair("note", "a \"b\"\n")));
 }

@@ -8,12 +8,14 @@
 #include <optional>
 
 #include "common/file.h"
+#include "data/sampler.h"
 #include "parallel/mesh.h"
 #include "trainer/agreement.h"
 #include "trainer/commands/commands.h"
 #include "trainer/corpus.h"
 #include "trainer/evaluation.h"
 #include "trainer/launch.h"
+#include "trainer/run_data.h"
 #include "trainer/safetensors.h"
 #include "trainer/saved_model.h"
 #include "trainer/watchdog.h"
@@ -71,15 +73,30 @@ void print(const Evaluation& result, bool json) {
               {"tokens", result.tokens},
               {"bytes", result.bytes}};
     if (bits) line["bits_per_byte"] = *bits;
+    line.update(accuracy_json(result));
     std::printf("%s\n", line.dump().c_str());
     return;
   }
-  fmt::print(
-      "loss           {:.6f} nats per token\nperplexity     {:.4f}\nbits per byte  {}\ntokens         {}\n",
-      result.loss, result.perplexity(),
-      bits ? fmt::format("{:.4f} over {} bytes", *bits, result.bytes)
-           : "unknown (no PREFIX.tokenizer.json beside the corpus)",
-      result.tokens);
+  fmt::print("loss           {:.6f} nats per token\nperplexity     {:.4f}\n", result.loss,
+             result.perplexity());
+  if (result.accuracies.empty())
+    fmt::print("bits per byte  {}\n", bits ? fmt::format("{:.4f} over {} bytes", *bits, result.bytes)
+                                           : "unknown (no PREFIX.tokenizer.json beside the corpus)");
+  fmt::print("tokens         {}\n", result.tokens);
+  for (const Accuracy& accuracy : result.accuracies)
+    fmt::print("{:<20} {:>10}  {:.4f}\n", accuracy.metric, accuracy.test, accuracy.value);
+}
+
+Evaluation evaluate_corpus(const SavedModel& saved, const std::string& prefix, const parallel::Mesh& mesh,
+                           parallel::World& world) {
+  std::optional<Corpus> corpus;
+  std::optional<data::EvaluationSampler> sampler;
+  agree(world.communicator(), [&] {
+    corpus.emplace(prefix, saved.config.model.vocab_size);
+    sampler.emplace(corpus->tokens, saved.config.data.sequence_length, saved.config.data.separate_documents);
+  });
+  const data::Tokenizer* tokenizer = corpus->tokenizer ? corpus->tokenizer.get() : saved.tokenizer.get();
+  return evaluate(saved.model, *sampler, saved.config.trainer.micro_batch, tokenizer, mesh.data());
 }
 
 ExitCode run(const Flags& flags, Invocation& invocation) {
@@ -90,28 +107,22 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
   agree(world.communicator(), [&] { axes = parallel::resolved(axes, world.size()); });
   const parallel::Mesh mesh(axes, world.communicator());
   std::optional<SavedModel> saved;
-  std::optional<Corpus> corpus;
-  std::optional<data::EvaluationSampler> sampler;
   agree(world.communicator(), [&] {
-    WN_REQUIRE(!flags.corpus.empty() || !flags.tokens.empty(),
-               "give a corpus (--data PREFIX), or --tokens FILE with --logits OUT");
     WN_REQUIRE(flags.tokens.empty() == flags.logits.empty(),
                "--tokens FILE and --logits OUT.safetensors: one needs the other");
     saved.emplace(flags.checkpoint, mesh.tensor());
+    WN_REQUIRE(!flags.corpus.empty() || !flags.tokens.empty() ||
+                   saved->config.data.task.name != data::TaskName::none,
+               "give a corpus (--data PREFIX), or --tokens FILE with --logits OUT; only a model that was "
+               "trained on a task (data.task.name) has a test of its own");
   });
   invocation.activity.phase = "validation";  // the limit that all of the rest is under
-  const Watchdog watchdog(saved->config.trainer.stuck_after, world, invocation.activity);
-  agree(world.communicator(), [&] {
-    if (flags.corpus.empty()) return;
-    corpus.emplace(flags.corpus, saved->config.model.vocab_size);
-    sampler.emplace(corpus->tokens, saved->config.data.sequence_length,
-                    saved->config.data.separate_documents);
-  });
+  const Watchdog watchdog(saved->config.trainer.stuck_after, /*grace=*/0, world, invocation.activity);
   if (!flags.tokens.empty()) write_logits(*saved, flags, world);
-  if (!corpus) return ExitCode::done;
-  const data::Tokenizer* tokenizer = corpus->tokenizer ? corpus->tokenizer.get() : saved->tokenizer.get();
-  const Evaluation result =
-      evaluate(saved->model, *sampler, saved->config.trainer.micro_batch, tokenizer, mesh.data());
+  if (flags.corpus.empty() && !flags.tokens.empty()) return ExitCode::done;
+  const Evaluation result = flags.corpus.empty()
+                                ? make_run_data(saved->config)->validate(saved->model, mesh.data())
+                                : evaluate_corpus(*saved, flags.corpus, mesh, world);
   if (world.rank() == 0) print(result, flags.json);
   return ExitCode::done;
 }
@@ -120,11 +131,13 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
 
 Command add_evaluate(CLI::App& program) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* app =
-      program.add_subcommand("evaluate", "Loss, perplexity and bits per byte of a model on a corpus");
+  CLI::App* app = program.add_subcommand(
+      "evaluate", "Loss, perplexity and bits per byte of a model on a corpus, or accuracy on its task");
   app->add_option("CHECKPOINT", flags->checkpoint, "Checkpoint folder, or run folder (its newest checkpoint)")
       ->required();
-  app->add_option("--data", flags->corpus, "Tokenised corpus, PREFIX.bin and PREFIX.idx")
+  app->add_option(
+         "--data", flags->corpus,
+         "Tokenised corpus, PREFIX.bin and PREFIX.idx; left out: the task that the model was trained on")
       ->type_name("PREFIX");
   app->add_flag("--json", flags->json, "Print one JSON object");
   app->add_option("--tensor", flags->tensor,

@@ -4,16 +4,16 @@
 #include <optional>
 
 #include "common/check.h"
-#include "common/hash.h"
 #include "model/cost.h"
 #include "trainer/commands/commands.h"
+#include "trainer/commands/inspect_checkpoint.h"
 #include "trainer/saved_model.h"
 
 namespace wuneng::trainer {
 namespace {
 
 struct Flags {
-  std::string subject, match;
+  std::string subject, match, compare;
   std::vector<std::string> overrides;
   bool json = false, verify = false;
 };
@@ -153,37 +153,6 @@ Json match_parameters(Config config, const Config& other) {
           {"difference", difference}};
 }
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
-}
-
-Json describe_checkpoint(const Checkpoint& checkpoint) {
-  const Position& position = checkpoint.info().position;
-  Json tensors = Json::array();
-  for (const Checkpoint::Row& row : checkpoint.tensors())
-    tensors.push_back({{"part", row.part},
-                       {"name", row.name},
-                       {"dtype", c10::toString(row.entry.dtype)},
-                       {"shape", row.entry.shape},
-                       {"bytes", row.entry.bytes},
-                       {"xxh3", hex(row.hash)}});
-  return {{"folder", checkpoint.folder().string()},
-          {"step", position.step},
-          {"samples", position.samples},
-          {"tokens", position.tokens},
-          {"data_hash", hex(checkpoint.info().data_hash)},
-          {"tensors", tensors}};
-}
-
-void print_checkpoint(const Checkpoint& checkpoint) {
-  const Position& position = checkpoint.info().position;
-  fmt::print("{}\nstep {}, {} samples, {} tokens\n", checkpoint.folder().string(), position.step,
-             position.samples, position.tokens);
-  for (const Checkpoint::Row& row : checkpoint.tensors())
-    fmt::print("{:<10} {:<44} {:<8} {:<14} {}\n", row.part, row.name, c10::toString(row.entry.dtype),
-               shape_text(row.entry.shape), hex(row.hash));
-}
-
 ExitCode run(const Flags& flags, Invocation& invocation) {
   require_one_process(invocation, "inspect");
   if (std::filesystem::is_directory(flags.subject)) {
@@ -193,11 +162,15 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
                flags.subject);
     const Checkpoint checkpoint(resolve_checkpoint(flags.subject));
     if (flags.verify) checkpoint.verify();
-    flags.json ? fmt::print("{}\n", describe_checkpoint(checkpoint).dump(2)) : print_checkpoint(checkpoint);
+    if (!flags.compare.empty())
+      print_difference(checkpoint, Checkpoint(resolve_checkpoint(flags.compare)), flags.json);
+    else
+      print_checkpoint(checkpoint, flags.json);
     if (flags.verify && !flags.json) fmt::print("every hash is right\n");
     return ExitCode::done;
   }
   WN_REQUIRE(!flags.verify, "--verify: checks a checkpoint, but {} is not a folder", flags.subject);
+  WN_REQUIRE(flags.compare.empty(), "--compare: compares checkpoints, but {} is not a folder", flags.subject);
   const Config config = load_config(flags.subject, flags.overrides);
   if (!flags.match.empty()) {
     const Json match = match_parameters(config, load_config(flags.match));
@@ -232,6 +205,9 @@ Command add_inspect(CLI::App& program) {
       ->type_name("CONFIG");
   app->add_flag("--json", flags->json, "Print JSON");
   app->add_flag("--verify", flags->verify, "Check every hash of a checkpoint");
+  app->add_option("--compare", flags->compare,
+                  "Show how this checkpoint, or run folder, differs from SUBJECT")
+      ->type_name("CHECKPOINT");
   return {app, [flags](Invocation& invocation) { return run(*flags, invocation); }};
 }
 

@@ -1,0 +1,97 @@
+// Word problems of a group (Merrill et al., arXiv 2404.08819; jopetty/word-problem, src/generate_data.py and
+// src/main.py): after each element, the product of all so far, from left to right.
+//
+//   BOS g1 g2 g3 ... gn       after each g: g1, g1 g2, g1 g2 g3, ...
+//
+// Elements are uniform; ids 0 .. order-1 are the permutations of five things in lexicographic order (of A5
+// the even ones), 0 is the identity, BOS is the last id. (p q)(i) = q(p(i)): p acts first. A row of T tokens
+// holds n = T-1 elements. Published training: the strings of the tested length n and all those of length 2;
+// the share of the latter is not fixed there, and one training example in 32 is of length 2 here. With
+// data.task.shortest, lengths are uniform from there to T instead. Score: the share of examples with every
+// product right; accuracy_per_token beside it.
+#include <algorithm>
+#include <array>
+
+#include "common/check.h"
+#include "data/tasks/families.h"
+
+namespace wuneng::data {
+namespace {
+
+using Permutation5 = std::array<std::int8_t, 5>;
+
+constexpr std::int64_t tokens_of_two_elements = 3, one_in = 32;
+
+bool is_even(const Permutation5& p) {
+  int inversions = 0;
+  for (std::size_t i = 0; i < p.size(); ++i)
+    for (std::size_t j = i + 1; j < p.size(); ++j) inversions += p[i] > p[j];
+  return inversions % 2 == 0;
+}
+
+// In lexicographic order.
+std::vector<Permutation5> permutations(bool even_only) {
+  std::vector<Permutation5> all;
+  Permutation5 p = {0, 1, 2, 3, 4};
+  do {
+    if (!even_only || is_even(p)) all.push_back(p);
+  } while (std::ranges::next_permutation(p).found);
+  return all;
+}
+
+class WordProblem final : public Task {
+ public:
+  WordProblem(const DataConfig& data, bool even_only) : shortest_(data.task.shortest) {
+    const std::vector<Permutation5> elements = permutations(even_only);
+    order_ = std::ssize(elements);
+    for (const Permutation5& p : elements)
+      for (const Permutation5& q : elements) {
+        Permutation5 product;
+        for (std::size_t i = 0; i < p.size(); ++i) product[i] = q[static_cast<std::size_t>(p[i])];
+        products_.push_back(std::ranges::lower_bound(elements, product) - elements.begin());
+      }
+    WN_REQUIRE(shortest_ == 0 || (shortest_ >= 2 && shortest_ <= data.sequence_length),
+               "data.task.shortest = {}: must be from 2, BOS and an element, to data.sequence_length = {}",
+               shortest_, data.sequence_length);
+  }
+
+  std::int64_t vocabulary() const override { return order_ + 1; }
+  std::vector<Metric> metrics() const override {
+    return {{"accuracy", Metric::Score::whole}, {"accuracy_per_token", Metric::Score::share}};
+  }
+
+  void check(const Size& size, const std::string& place) const override {
+    WN_REQUIRE(size.length > tokens_of_two_elements,
+               "{}: a word problem needs {} tokens or more, BOS and three elements: all shorter strings are "
+               "trained on",
+               place, tokens_of_two_elements + 1);
+  }
+
+  Example draw(const Size& size, Random& random) const override {
+    Example example{{order_}, {-1}};
+    std::int64_t product = 0;
+    for (std::int64_t t = 1; t < size.length; ++t) {
+      const std::int64_t element = random.below(order_);
+      product = products_[static_cast<std::size_t>(product * order_ + element)];
+      example.tokens.push_back(element);
+      example.targets.push_back(product);
+    }
+    return example;
+  }
+
+  Size training_size(const Size& largest, Random& random) const override {
+    if (shortest_ > 0) return {shortest_ + random.below(largest.length - shortest_ + 1), 0};
+    return {random.below(one_in) == 0 ? tokens_of_two_elements : largest.length, 0};
+  }
+
+ private:
+  std::int64_t shortest_, order_ = 0;
+  std::vector<std::int64_t> products_;  // [order, order]
+};
+
+}  // namespace
+
+std::unique_ptr<Task> make_a5(const DataConfig& data) { return std::make_unique<WordProblem>(data, true); }
+std::unique_ptr<Task> make_s5(const DataConfig& data) { return std::make_unique<WordProblem>(data, false); }
+
+}  // namespace wuneng::data
