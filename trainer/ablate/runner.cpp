@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstring>
 #include <fstream>
@@ -79,11 +80,11 @@ std::optional<ProgressLine::State> last_step(const std::filesystem::path& file, 
   std::optional<ProgressLine::State> state;
   for (std::string text; std::getline(stream, text);) {
     const Json line = Json::parse(text, nullptr, false);
-    if (!line.is_object() || !line.contains("step_seconds") || !line["loss"].is_number()) continue;
+    if (!line.is_object() || !line.contains("step_seconds") || !line.contains("loss")) continue;
     const double speed = line.value("tokens_per_second", 0.0);
     state = {.step = line["step"].get<std::int64_t>(),
              .steps = run.config.trainer.steps,
-             .loss = line["loss"].get<double>(),
+             .loss = line["loss"].is_number() ? line["loss"].get<double>() : std::nan(""),
              .tokens_per_second = speed,
              .flops_per_second = speed * flops_per_token,
              .seconds_per_step = line["step_seconds"].get<double>()};
@@ -150,7 +151,8 @@ class Runner {
       log("stopping: {} running {} saved; the same command goes on. Again to stop without saving",
           running_.size(), running_.size() == 1 ? "run is" : "runs are");
     stopping_ = true;
-    for (const Running& one : running_) one.child.signal(at_once ? SIGKILL : SIGUSR1);
+    const int at_end = options_.launch.empty() ? SIGKILL : SIGTERM;  // a launcher ends its processes
+    for (const Running& one : running_) one.child.signal(at_once ? at_end : SIGUSR1);
   }
 
   void finish(std::size_t index, const ChildExit& end) {
