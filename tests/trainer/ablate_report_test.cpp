@@ -11,7 +11,7 @@
 #include "tests/trainer/config_support.h"
 #include "trainer/ablate/live_table.h"
 #include "trainer/ablate/report.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/folder.h"
 
 namespace wuneng::trainer::ablate {
 namespace {
@@ -58,8 +58,9 @@ class AblateReport : public testing::Test {
                         loss, more);
     write_file_atomically(train / "metrics.jsonl", text);
     if (!finished) return;
-    save_checkpoint(train / "checkpoints", {{.step = 2, .samples = 16, .tokens = 1024}, "", 0, ""}, {}, {},
-                    0);
+    CheckpointInfo info;
+    info.position = {.step = 2, .samples = 16, .tokens = 1024};
+    save_checkpoint(train / "checkpoints", info, {}, {});
     folder.write_record(run(name), {0, "", std::int64_t{300} << 20, 1.5, 1});
   }
 

@@ -15,7 +15,7 @@
 #include "common/check.h"
 #include "common/file.h"
 #include "common/json.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/folder.h"
 #include "trainer/run_folder.h"
 
 namespace wuneng::trainer::ablate {
