@@ -30,6 +30,23 @@ const std::string good =
     "seeds: [7, 8]\n"                                         // 7
     "budget: {steps: 40}\n";                                  // 8
 
+Choices of_size(const std::string& size) {
+  Choices choices;
+  choices.size = size;
+  return choices;
+}
+Choices with_budget(const std::string& budget) {
+  Choices choices;
+  choices.budget = budget;
+  return choices;
+}
+Choices all_of(const std::vector<std::string>& overrides, const std::string& seeds = "") {
+  Choices choices;
+  choices.overrides = overrides;
+  choices.seeds = seeds;
+  return choices;
+}
+
 class AblatePlan : public testing::Test {
  protected:
   AblatePlan() { folder.write("base.yaml", "extends: " + (source() / "configs/tiny.yaml").string() + "\n"); }
@@ -101,19 +118,19 @@ TEST_F(AblatePlan, TheFeedForwardMakesVariantsEqual) {
 
 TEST_F(AblatePlan, BudgetsBecomeSteps) {
   const auto steps = [&](const std::string& budget, std::size_t variant) {
-    return plan(good + "match: none\n", {.budget = budget}).variants[variant].config.trainer.steps;
+    return plan(good + "match: none\n", with_budget(budget)).variants[variant].config.trainer.steps;
   };
   EXPECT_EQ(steps("steps=7", 0), 7);
   EXPECT_EQ(steps("tokens=51200", 0), 100);  // 8 sequences of 64 tokens a step
   EXPECT_EQ(steps("tokens=51200", 2), 100);
-  const Plan by_flops = plan(good + "match: none\n", {.budget = "flops=3e11"});
+  const Plan by_flops = plan(good + "match: none\n", with_budget("flops=3e11"));
   for (const Variant& variant : by_flops.variants)
     EXPECT_NEAR(variant.flops() / 3e11, 1.0, 0.5 / static_cast<double>(variant.config.trainer.steps));
   EXPECT_GT(by_flops.variants[0].config.trainer.steps, by_flops.variants[2].config.trainer.steps);
 }
 
 TEST_F(AblatePlan, TheCommandLineChangesAllVariants) {
-  const Plan made = plan(good, {.overrides = {"model.width=128", "data.train=corpus"}, .seeds = "3,1,2"});
+  const Plan made = plan(good, all_of({"model.width=128", "data.train=corpus"}, "3,1,2"));
   EXPECT_THAT(made.file.seeds, ElementsAre(3, 1, 2));
   for (const PlannedRun& run : made.runs) {
     EXPECT_EQ(run.config.model.width, 128);
@@ -126,13 +143,13 @@ TEST_F(AblatePlan, ASizeChangesBaseBudgetAndVariants) {
   const std::string text = good +
                            "sizes:\n  large:\n    base: large.yaml\n    budget: {steps: 99}\n"
                            "    variants: {wide: {model.state.heads: 4}}\n";
-  const Plan small = plan(text), large = plan(text, {.size = "large"});
+  const Plan small = plan(text), large = plan(text, of_size("large"));
   EXPECT_EQ(small.variants[2].config.model.width, 64);
   EXPECT_EQ(small.variants[2].config.model.state.heads, 3);
   EXPECT_EQ(large.variants[2].config.model.width, 128);
   EXPECT_EQ(large.variants[2].config.model.state.heads, 4);
   EXPECT_EQ(large.variants[1].config.trainer.steps, 99);
-  EXPECT_THAT(problem_of([&] { plan(text, {.size = "huge"}); }),
+  EXPECT_THAT(problem_of([&] { plan(text, of_size("huge")); }),
               AllOf(HasSubstr("--size huge"), HasSubstr("large")));
 }
 
@@ -183,7 +200,7 @@ TEST_F(AblatePlan, UnknownNamesAreRefusedWithTheNearest) {
               AllOf(HasSubstr("params"), HasSubstr("parameters, flops, none")));
   EXPECT_THAT(problem("base: base.yaml", "base: bas.yaml"),
               AllOf(HasSubstr("a.yaml:2"), HasSubstr("bas.yaml")));
-  EXPECT_THAT(problem("", "", {.overrides = {"model.widht=3"}}), HasSubstr("did you mean model.width?"));
+  EXPECT_THAT(problem("", "", all_of({"model.widht=3"})), HasSubstr("did you mean model.width?"));
 }
 
 TEST_F(AblatePlan, WhatIsMissingOrThereTwiceIsRefused) {
@@ -194,7 +211,7 @@ TEST_F(AblatePlan, WhatIsMissingOrThereTwiceIsRefused) {
   EXPECT_THAT(problem("steps: 40", "steps: 40, tokens: 3"), HasSubstr("exactly one"));
   EXPECT_THAT(problem("[7, 8]", "[7, 8, 7]"),
               AllOf(HasSubstr("a.yaml:7"), HasSubstr("7"), HasSubstr("twice")));
-  EXPECT_THAT(problem("", "", {.seeds = "1,2,1"}), AllOf(HasSubstr("--seeds 1,2,1"), HasSubstr("twice")));
+  EXPECT_THAT(problem("", "", all_of({}, "1,2,1")), AllOf(HasSubstr("--seeds 1,2,1"), HasSubstr("twice")));
   EXPECT_THAT(problem("[7, 8]", "[7, x]"), AllOf(HasSubstr("a.yaml:7"), HasSubstr("integer")));
   EXPECT_THAT(problem("  gated:", "  plain:"),
               AllOf(HasSubstr("a.yaml:5"), HasSubstr("given twice, first in line 4")));
@@ -206,9 +223,9 @@ TEST_F(AblatePlan, WhatTheAblationDecidesIsRefused) {
   EXPECT_THAT(problem("model.fusion.mode: gated", "seed: 3"),
               AllOf(HasSubstr("a.yaml:5"), HasSubstr("use seeds")));
   EXPECT_THAT(problem("model.fusion.mode: gated", "trainer.steps: 3"), HasSubstr("use budget"));
-  EXPECT_THAT(problem("", "", {.overrides = {"trainer.steps=3"}}), HasSubstr("use budget"));
+  EXPECT_THAT(problem("", "", all_of({"trainer.steps=3"})), HasSubstr("use budget"));
   EXPECT_THAT(problem("model.fusion.mode: gated", "model.ffn.hidden: 64"), HasSubstr("match: none"));
-  EXPECT_THAT(problem("", "", {.overrides = {"model.fusion.mode=additive"}}),
+  EXPECT_THAT(problem("", "", all_of({"model.fusion.mode=additive"})),
               AllOf(HasSubstr("--set model.fusion.mode=additive"), HasSubstr("gated")));
 }
 
@@ -239,13 +256,14 @@ TEST(AblateConfigs, AllArePlans) {
   for (const auto& entry : std::filesystem::directory_iterator(source() / "configs/ablations")) {
     if (entry.is_directory()) continue;
     for (const std::string size : {"", "125m", "350m"}) {
-      const Plan made = make_plan(entry.path(), {.size = size});
+      const Plan made = make_plan(entry.path(), of_size(size));
       EXPECT_GE(made.file.seeds.size(), 3u) << entry.path();
       for (const Variant& variant : made.variants)
         EXPECT_LE(std::abs(variant.match_error), 0.005) << entry.path() << ", " << variant.name;
       const double millions = static_cast<double>(made.variants[made.reference].parameters) / 1e6;
-      if (size == "125m") EXPECT_NEAR(millions, 190.0, 60.0) << entry.path();  // with a vocabulary of 50,304
-      if (size == "350m") EXPECT_NEAR(millions, 450.0, 120.0) << entry.path();
+      const double least = size == "350m" ? 330.0 : size == "125m" ? 125.0 : 0.9;  // with the embedding
+      EXPECT_GE(millions, least) << entry.path();
+      EXPECT_LE(millions, 1.7 * least) << entry.path();
       ++count;
     }
   }

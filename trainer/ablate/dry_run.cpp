@@ -51,7 +51,9 @@ std::string dry_run_text(const Plan& plan, const RunnerOptions& options) {
   const auto cores = alone ? static_cast<std::int64_t>(share_cores(options.jobs).front().size()) : 0;
   const double speed = alone ? measured_speed(cores) : 0.0;
   const auto time_text = [&](double flops) {
-    return alone ? duration_text(flops / (usual_share * speed)) : std::string("-");
+    if (!alone) return std::string("-");
+    const double seconds = flops / (usual_share * speed), year = 365.0 * 86400.0;
+    return seconds < year ? duration_text(seconds) : fmt::format("{:.0f} years", seconds / year);
   };
   std::string text =
       fmt::format("{:<{}}  {:>12}  {:>11}  {:>9}  {:>9}  {:>7}  {:>10}  {:>8}\n", "variant", width,

@@ -10,24 +10,23 @@ namespace {
 
 constexpr const char* page_style =
     ":root{--bg:#fff;--fg:#1a1a1a;--muted:#595959;--grid:#e4e4e4;--head:#f4f4f4;color-scheme:light dark}\n"
-    "@media screen and "
-    "(prefers-color-scheme:dark){:root{--bg:#16181c;--fg:#ececec;--muted:#a8adb5;--grid:#33373e;"
-    "--head:#202329}}\n"
-    "body{margin:0 auto;max-width:1160px;padding:24px 20px 48px;background:var(--bg);color:var(--fg);"
+    "@media screen and (prefers-color-scheme:dark){:root{--bg:#16181c;--fg:#ececec;--muted:#a8adb5;"
+    "--grid:#33373e;--head:#202329}}\n"
+    "body{margin:0 auto;max-width:1240px;padding:24px 20px 48px;background:var(--bg);color:var(--fg);"
     "font:15px/1.5 system-ui,sans-serif}\n"
     "h1{font-size:24px;line-height:1.25;margin:0 0 8px}h2{font-size:18px;margin:32px 0 8px}p{margin:8px 0}\n"
-    ".muted{color:var(--muted);font-size:13px}.plots{display:grid;grid-template-columns:repeat(auto-fit,"
-    "minmax(480px,"
-    "1fr));gap:20px}figure{margin:0;break-inside:avoid}\n"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}\n"
-    "th,td{padding:5px 9px;border-bottom:1px solid "
-    "var(--grid);text-align:right;vertical-align:top;white-space:nowrap}"
-    "\nth{background:var(--head);font-weight:600}th:first-child,td:first-child{text-align:left;font-weight:"
-    "600}\n"
-    "table.words td{text-align:left;white-space:normal}table.words th{text-align:left}code{font-size:12px;"
-    "overflow-wrap:anywhere}li{margin:4px 0}\n"
-    "@media print{body{max-width:none;padding:0;font-size:11px}table{font-size:8.5px}th,td{padding:2px 4px;"
-    "white-space:normal}.wide{overflow:visible}.plots{grid-template-columns:1fr 1fr}h2{break-after:avoid}}\n";
+    ".muted{color:var(--muted);font-size:13px}li{margin:4px 0}\n"
+    ".plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(440px,1fr));gap:20px}\n"
+    "figure{margin:0;max-width:660px;break-inside:avoid}\n"
+    ".wide{overflow-x:auto}\n"
+    "table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}\n"
+    "th,td{padding:5px 8px;border-bottom:1px solid var(--grid);text-align:right;vertical-align:top}\n"
+    "th{background:var(--head);font-weight:600;vertical-align:bottom}td{white-space:nowrap}\n"
+    "th:first-child,td:first-child{text-align:left;font-weight:600}\n"
+    "table.words th,table.words td{text-align:left}table.words td:nth-child(n+2){white-space:normal}\n"
+    "@media print{body{max-width:none;padding:0;font-size:11px}h2{break-after:avoid}\n"
+    "table{font-size:8.5px}th,td{padding:2px 4px}td{white-space:normal}.wide{overflow:visible}\n"
+    ".plots{grid-template-columns:1fr 1fr}}\n";
 
 std::string html_table(const Table& table, const char* css) {
   std::string html = fmt::format("<div class=\"wide\"><table class=\"{}\">\n<thead><tr>", css);

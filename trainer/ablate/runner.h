@@ -25,7 +25,8 @@ std::vector<std::string> words_of(const std::string& text);
 std::vector<std::string> train_command(const Folder& folder, const PlannedRun& run,
                                        const RunnerOptions& options);
 
-// Throws UsageError when a corpus that a variant needs is not named or not there, or when there are too few cores.
+// Throws UsageError when a corpus that a variant needs is not named or not there, or when there are too few
+// cores.
 void check_ready(const Plan& plan, const RunnerOptions& options);
 
 // Makes the runs that have not finished, in order, and rewrites the report whenever one ends. A run that

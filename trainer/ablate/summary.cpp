@@ -143,8 +143,11 @@ std::string sentence(const Plan& plan, const Summary& summary, std::size_t varia
     return fmt::format("{} differs by {:+.4f} {} (95 % interval {:+.4f} to {:+.4f}, {} seeds)", measure.name,
                        d.mean, measure.unit(), d.low(), d.high(), d.count);
   };
-  if (d.count == 0)
-    return fmt::format("{}: no seed of it and of {} has ended; cannot tell.", name, reference);
+  if (d.count == 0) {
+    const std::size_t failed = summary.variants[variant].failed;
+    return fmt::format("{}: cannot tell; no seed of it and of {} has ended{}.", name, reference,
+                       failed > 0 ? fmt::format(", and {} of its runs failed", failed) : "");
+  }
   if (comparison.verdict == Verdict::too_few_seeds)
     return fmt::format(
         "{}: cannot tell; {} {} of it and of {} ended, and it takes {} ({} differs by {:+.4f} {}).", name,
