@@ -26,7 +26,7 @@ constexpr const char* page_style =
     "table.words th,table.words td{text-align:left}table.words td:nth-child(n+2){white-space:normal}\n"
     "@media print{body{max-width:none;padding:0;font-size:11px}h2{break-after:avoid}\n"
     "table{font-size:8.5px}th,td{padding:2px 4px}td{white-space:normal}.wide{overflow:visible}\n"
-    ".plots{grid-template-columns:1fr 1fr}}\n";
+    ".muted{font-size:9.5px}.plots{display:block}figure{display:inline-block;width:49%}}\n";
 
 std::string html_table(const Table& table, const char* css) {
   std::string html = fmt::format("<div class=\"wide\"><table class=\"{}\">\n<thead><tr>", css);
