@@ -79,4 +79,17 @@ std::string spelling_hint(std::string_view path, NameKind kind) {
   return fmt::format("did you mean {}?", fmt::join(nearest, " or "));
 }
 
+std::string spelling_hint(std::string_view name, const std::vector<std::string_view>& known) {
+  std::size_t best = 1 + name.size() / 4;  // further away is another word
+  std::string_view nearest;
+  for (const std::string_view candidate : known) {
+    const std::size_t distance = edit_distance(name, candidate);
+    if (distance > best || (distance == best && !nearest.empty())) continue;
+    best = distance;
+    nearest = candidate;
+  }
+  return nearest.empty() ? fmt::format("known: {}", fmt::join(known, ", "))
+                         : fmt::format("did you mean {}?", nearest);
+}
+
 }  // namespace wuneng::trainer

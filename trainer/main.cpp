@@ -1,5 +1,5 @@
-// wuneng: train, evaluate, generate, tokenize, inspect, export and import hybrid language models. Each
-// command lives in trainer/commands/.
+// wuneng: train, ablate, evaluate, generate, tokenize, inspect, export and import hybrid language models.
+// Each command lives in trainer/commands/.
 #include <malloc.h>
 
 #include <cstdio>
@@ -41,9 +41,9 @@ ExitCode run_program(int argc, char** argv, parallel::World& world, trainer::Act
       "after saving.\n"
       "Help on one command: wuneng train --help; on every configuration key: wuneng help config");
   std::vector<trainer::Command> commands;
-  for (const auto add :
-       {trainer::add_train, trainer::add_evaluate, trainer::add_generate, trainer::add_tokenize,
-        trainer::add_inspect, trainer::add_export, trainer::add_import, trainer::add_help})
+  for (const auto add : {trainer::add_train, trainer::add_evaluate, trainer::add_generate,
+                         trainer::add_tokenize, trainer::add_inspect, trainer::add_export,
+                         trainer::add_import, trainer::add_ablate, trainer::add_help})
     commands.push_back(add(program));
   try {
     program.parse(argc, argv);

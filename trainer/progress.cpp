@@ -45,17 +45,6 @@ std::string memory(std::int64_t bytes) {
   return short_number(static_cast<double>(bytes) / (1 << 20), 1024.0, units);
 }
 
-// "42s", "3m12s", "2h05m", "3d04h".
-std::string duration(double seconds) {
-  constexpr double longest = 1e9;
-  if (!(seconds >= 0.0 && seconds < longest)) return "?";
-  const auto s = std::llround(seconds);
-  if (s < 60) return fmt::format("{}s", s);
-  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
-  if (s < 86400) return fmt::format("{}h{:02}m", s / 3600, s % 3600 / 60);
-  return fmt::format("{}d{:02}h", s / 86400, s % 86400 / 3600);
-}
-
 std::string bar(std::int64_t step, std::int64_t steps, std::size_t width) {
   const std::size_t room = width - 2;
   const double share =
@@ -75,13 +64,23 @@ std::int64_t resident_bytes() {
   return resident_pages * ::sysconf(_SC_PAGESIZE);
 }
 
+}  // namespace
+
+std::string duration_text(double seconds) {
+  constexpr double longest = 1e9;
+  if (!(seconds >= 0.0 && seconds < longest)) return "?";
+  const auto s = std::llround(seconds);
+  if (s < 60) return fmt::format("{}s", s);
+  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
+  if (s < 86400) return fmt::format("{}h{:02}m", s / 3600, s % 3600 / 60);
+  return fmt::format("{}d{:02}h", s / 86400, s % 86400 / 3600);
+}
+
 int terminal_columns() {
   constexpr int usual = 80;
   winsize size{};
   return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : usual;
 }
-
-}  // namespace
 
 std::string progress_text(const ProgressLine::State& state, std::int64_t memory_bytes, int columns) {
   const auto width = static_cast<std::size_t>(std::max(0, columns));
@@ -94,7 +93,7 @@ std::string progress_text(const ProgressLine::State& state, std::int64_t memory_
                                {rate(state.tokens_per_second, "tok"), 2},
                                {flops(state.flops_per_second), 3},
                                {memory_bytes > 0 ? memory(memory_bytes) : "", 4},
-                               {"ETA " + duration(left), 1}}};
+                               {"ETA " + duration_text(left), 1}}};
   const std::string head = fmt::format("step {}/{}", state.step, state.steps);
   const auto joined = [&](int ranks) {
     std::string text;

@@ -37,4 +37,10 @@ class ProgressLine {
 // and loss. `memory_bytes` 0: unknown, left out.
 std::string progress_text(const ProgressLine::State& state, std::int64_t memory_bytes, int columns);
 
+// "42s", "3m12s", "2h05m", "3d04h"; "?" for what is negative or too long.
+std::string duration_text(double seconds);
+
+// Of the terminal at standard error; 80 when it does not say.
+int terminal_columns();
+
 }  // namespace wuneng::trainer

@@ -1,4 +1,5 @@
-// Every file in configs/ is a configuration, and its model trains.
+// Every file in configs/ is a configuration, and its model trains. (Those in configs/ablations are plans:
+// ablate_plan_test.cpp.)
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/randint.h>
@@ -19,7 +20,8 @@ std::vector<std::filesystem::path> config_files() {
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(
            std::filesystem::path(std::getenv("WUNENG_SOURCE")) / "configs"))
-    if (entry.path().extension() == ".yaml") files.push_back(entry.path());
+    if (entry.path().extension() == ".yaml" && entry.path().parent_path().filename() != "ablations")
+      files.push_back(entry.path());
   return files;
 }
 

@@ -35,6 +35,7 @@ Command add_tokenize(CLI::App& program);
 Command add_inspect(CLI::App& program);
 Command add_export(CLI::App& program);
 Command add_import(CLI::App& program);
+Command add_ablate(CLI::App& program);
 Command add_help(CLI::App& program);
 
 // For commands that do their work in one process.

@@ -1,4 +1,3 @@
-#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -7,6 +6,7 @@
 #include "model/cost.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/inspect_checkpoint.h"
+#include "trainer/feed_forward_match.h"
 #include "trainer/saved_model.h"
 
 namespace wuneng::trainer {
@@ -24,13 +24,6 @@ std::string component_of(const std::string& name) {
   if (!name.starts_with("layers.")) return name.substr(0, dot(0));
   const std::size_t begin = dot(dot(0) + 1) + 1;
   return name.substr(begin, dot(begin) - begin);
-}
-
-std::int64_t count_parameters(const model::ModelConfig& config) {
-  std::int64_t count = 0;
-  for (const parallel::Parameter& p : model::LanguageModel::parameter_shapes(config))
-    count += p.value.numel();
-  return count;
 }
 
 // The Transformer that is left of a model without its state heads and what joins them.
@@ -125,32 +118,14 @@ void print_model(const Json& facts) {
       facts["state_bytes_per_sequence"].get<double>() / mebi);
 }
 
-// The feed-forward width at which `config` has as many parameters as `other`, to 0.5 %.
-Json match_parameters(Config config, const Config& other) {
-  constexpr double tolerance = 0.005;
-  constexpr std::int64_t step = 8;
-  std::int64_t& hidden = config.model.feed_forward.hidden;
-  const std::int64_t target = count_parameters(other.model);
-  const auto at = [&](std::int64_t channels) {
-    hidden = channels;
-    return count_parameters(config.model);
-  };
-  const std::int64_t least = at(step), slope = at(2 * step) - least;
-  WN_REQUIRE(target >= least,
-             "--match-parameters: the other model has {} parameters, but this one has {} even with a "
-             "feed-forward of {} channels; lower its width, layers or heads",
-             target, least, step);
-  const std::int64_t channels = step * (1 + (target - least + slope / 2) / slope), found = at(channels);
-  const double difference = static_cast<double>(found) / static_cast<double>(target) - 1.0;
-  WN_REQUIRE(
-      std::abs(difference) <= tolerance,
-      "--match-parameters: {} parameters at model.ffn.hidden = {} are the nearest to {}, {:.2f} % off; "
-      "a step of {} channels is {} parameters",
-      found, channels, target, 100.0 * difference, step, slope);
-  return {{"model.ffn.hidden", channels},
-          {"parameters", found},
-          {"other_parameters", target},
-          {"difference", difference}};
+Json match_parameters(const Config& config, const Config& other) {
+  const FeedForwardMatch match =
+      match_feed_forward(config, static_cast<double>(count_parameters(other.model)), MatchedCost::parameters);
+  WN_REQUIRE(match.within_tolerance(), "--match-parameters: {}", match.problem());
+  return {{"model.ffn.hidden", match.hidden},
+          {"parameters", static_cast<std::int64_t>(match.cost)},
+          {"other_parameters", static_cast<std::int64_t>(match.target)},
+          {"difference", match.difference()}};
 }
 
 ExitCode run(const Flags& flags, Invocation& invocation) {
