@@ -17,7 +17,7 @@ namespace {
 const std::vector<std::string_view> top_names{"question", "base",      "overrides", "variants",
                                               "grids",    "reference", "seeds",     "budget",
                                               "match",    "metrics",   "sizes"};
-const std::vector<std::string_view> size_names{"base", "overrides", "variants", "budget"};
+const std::vector<std::string_view> size_names{"base", "overrides", "variants", "budget", "metrics"};
 
 // One name of a section, with what stands under it.
 struct Entry {
@@ -272,7 +272,7 @@ class Reader {
       // Read whether it is chosen or not: a mistake in it is one today.
       const PlanFile before = file_;
       for (const Entry& item :
-           entries(section(size, "base, overrides, variants or budget"), "sizes: " + size.name, size_names))
+           entries(section(size, "base, overrides, variants, budget or metrics"), "sizes: " + size.name, size_names))
         read_size_entry(item);
       if (size.name != choices_.size) file_ = before;
     }
@@ -283,6 +283,10 @@ class Reader {
   void read_size_entry(const Entry& item) {
     if (item.name == "base") read_base(item);
     if (item.name == "budget") read_budget(item);
+    if (item.name == "metrics") {
+      file_.metrics.clear();
+      read_metrics(item);
+    }
     if (item.name == "overrides") std::ranges::move(settings(item), std::back_inserter(file_.overrides));
     if (item.name != "variants") return;
     const std::string path = item.subject.substr(item.subject.find(": ") + 2);

@@ -171,9 +171,8 @@ std::vector<std::string> notes(const ReportData& data) {
           "sequence takes while generating, in float32. Tokens/s: the median step of a run, validation left "
           "out, mean over runs. Peak memory: resident, of the largest process of any run.",
           config.data.sequence_length),
-      fmt::format("Data: {}; validation: {}. Program: {}.",
-                  trained.empty() ? "none" : trained, validation.empty() ? "none" : validation,
-                  build_identity())};
+      fmt::format("Data: {}; validation: {}. Program: {}.", trained.empty() ? "none" : trained,
+                  validation.empty() ? "none" : validation, build_identity())};
 }
 
 }  // namespace wuneng::trainer::ablate
