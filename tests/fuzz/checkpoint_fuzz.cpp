@@ -244,10 +244,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1);
   try {
     switch (data[0] % 4) {
-      case 0: read_file(rest); break;
-      case 1: parse(rest); break;
-      case 2: open_with_manifest(rest); break;
-      default: open_with_model(rest);
+      case 0:
+        read_file(rest);
+        break;
+      case 1:
+        parse(rest);
+        break;
+      case 2:
+        open_with_manifest(rest);
+        break;
+      default:
+        open_with_model(rest);
     }
   } catch (const UsageError&) {
   }

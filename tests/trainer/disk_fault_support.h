@@ -121,9 +121,9 @@ class DiskFaultRun : public TinyRun {
     const Finished end = run(with_disk(command, {"DISK_FAULTS=" + words}));
     if (fault.is_error()) {
       EXPECT_EQ(end.exit_code, go_on ? 0 : 1) << end.out;
-      EXPECT_THAT(end.out, testing::AllOf(testing::HasSubstr(path_of(fault)),
-                                          testing::HasSubstr(reason_of(fault.how)),
-                                          testing::HasSubstr("the checkpoint of step 4 could not be")));
+      EXPECT_THAT(end.out,
+                  testing::AllOf(testing::HasSubstr(path_of(fault)), testing::HasSubstr(reason_of(fault.how)),
+                                 testing::HasSubstr("the checkpoint of step 4 could not be")));
     } else {
       EXPECT_EQ(end.exit_code == 0, !fault.kills()) << end.out;
     }
@@ -146,8 +146,11 @@ class DiskFaultRun : public TinyRun {
   static void expect_done(const Finished& end) { ASSERT_EQ(end.exit_code, 0) << end.out; }
   std::string log() const { return (scratch / "calls").string(); }
   std::vector<std::string> settings(int steps, bool go_on) const {
-    return {fmt::format("trainer.steps={}", steps), "trainer.checkpoint.every=2", "trainer.checkpoint.keep=1",
-            "model.layers=1",                       "optimizer.schedule=constant",
+    return {fmt::format("trainer.steps={}", steps),
+            "trainer.checkpoint.every=2",
+            "trainer.checkpoint.keep=1",
+            "model.layers=1",
+            "optimizer.schedule=constant",
             fmt::format("trainer.checkpoint.on_failure={}", go_on ? "go_on" : "stop")};
   }
   std::vector<std::string> mine(const std::vector<std::string>& arguments) const {

@@ -26,10 +26,9 @@ class KilledRun : public TinyRun {
   // up to `most_steps` steps after it began or went on; the attempts take turns through `ranks`. Both must
   // end with the same tensors and metrics. `steps` are enough that the run does not end before the last kill.
   Counts expect_same_after(int kills, int steps, unsigned most_steps, const std::vector<int>& ranks) {
-    const std::vector<std::string> overrides{
-        "trainer.steps=" + std::to_string(steps),          "trainer.log_every=1",
-        "trainer.checkpoint.every=3",                      "data.validation=" + corpus,
-        "trainer.validate_every=" + std::to_string(steps / 4)};
+    const std::vector<std::string> overrides{"trainer.steps=" + std::to_string(steps), "trainer.log_every=1",
+                                             "trainer.checkpoint.every=3", "data.validation=" + corpus,
+                                             "trainer.validate_every=" + std::to_string(steps / 4)};
     expect_done(run(program(train("straight", overrides))));
     const std::vector<std::string> arguments = train("killed", overrides);
     std::mt19937 random(11);

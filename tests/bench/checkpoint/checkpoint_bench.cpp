@@ -44,9 +44,7 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-void shell(const std::string& command) {
-  WN_CHECK(std::system(command.c_str()) == 0, "failed: {}", command);
-}
+void shell(const std::string& command) { WN_CHECK(std::system(command.c_str()) == 0, "failed: {}", command); }
 
 // A model of many tensors with the two moments of each: matrices of 4 MB, and vectors. Of several ranks each
 // has every size()-th tensor.
@@ -95,8 +93,10 @@ void save_bench(const fs::path& folder, const Shard& shard, double bytes, parall
     }));
     blocking.push_back(begin);
     if (world.rank() != 0) continue;
-    const std::string mine = (folder / checkpoint_name(1 + round)).string(), copy = (folder / "copy").string();
-    copying.push_back(seconds([&] { shell("cp -r " + mine + " " + copy + " && sync " + copy + "/* " + copy); }));
+    const std::string mine = (folder / checkpoint_name(1 + round)).string(),
+                      copy = (folder / "copy").string();
+    copying.push_back(
+        seconds([&] { shell("cp -r " + mine + " " + copy + " && sync " + copy + "/* " + copy); }));
     fs::remove_all(copy);
     if (round > 0) fs::remove_all(folder / checkpoint_name(round));
     shell("sync -f " + folder.string());
@@ -128,8 +128,9 @@ void load_bench(const fs::path& folder, Shard& shard, double bytes) {
       loading.push_back(seconds(load));
     }
     const double ours = median(loading), theirs = median(reading);
-    fmt::print("load   {:.2f} s, {:.2f} GB/s   cat {:.2f} s, {:.2f} GB/s   ratio {:.2f}   files {} cached\n", ours,
-               bytes / ours / 1e9, theirs, bytes / theirs / 1e9, ours / theirs, cached ? "are" : "are not");
+    fmt::print("load   {:.2f} s, {:.2f} GB/s   cat {:.2f} s, {:.2f} GB/s   ratio {:.2f}   files {} cached\n",
+               ours, bytes / ours / 1e9, theirs, bytes / theirs / 1e9, ours / theirs,
+               cached ? "are" : "are not");
   }
 }
 
