@@ -104,12 +104,12 @@ TEST(DiskFault, AnyCallMayFail) {
 namespace wuneng::tests {
 namespace {
 
-// The first and the last call of each kind, with one fault each.
+// The first or the last call of some kinds, with one fault each.
 TEST_F(DiskFaultRun, SomeFaultsThroughTheProgram) {
   begin(1);
   FaultTable table;
   std::size_t number = 0;
-  for (const std::string call : {"make", "open", "write", "sync", "rename", "remove"}) {
+  for (const std::string call : {"make", "write", "sync", "remove"}) {
     std::vector<DiskFault> some = faults();
     std::erase_if(some, [&](const DiskFault& fault) { return fault.call != call || fault.kills(); });
     ASSERT_FALSE(some.empty()) << call;
