@@ -32,8 +32,8 @@ system_packages=(g++ cmake ninja-build pkg-config git ca-certificates python3 py
   libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev
   xz-utils bzip2)
 
-# Hosts made of network namespaces (tests/multinode), and what reads shell scripts.
-test_packages=(iproute2 util-linux shellcheck)
+# Hosts made of network namespaces (tests/multinode), what reads shell scripts, and clang for libFuzzer (tests/fuzz).
+test_packages=(iproute2 util-linux shellcheck clang libclang-rt-dev)
 
 setup_system() {
   local wanted=("${system_packages[@]}") missing

@@ -144,7 +144,12 @@ CheckpointInfo RunCheckpoints::info(const Position& position, std::optional<doub
 
 void RunCheckpoints::finish() {
   take(saver_->wait());
-  face_failure();
+  face_failure(config_.trainer.checkpoint.on_failure);
+}
+
+void RunCheckpoints::finish_last() {
+  take(saver_->wait());
+  face_failure(CheckpointConfig::OnFailure::stop);
 }
 
 void RunCheckpoints::abandon() {
@@ -160,13 +165,13 @@ void RunCheckpoints::take(const std::optional<CheckpointSaver::Outcome>& outcome
 }
 
 // All ranks know of it, since a save ends in the same way on all of them.
-void RunCheckpoints::face_failure() {
+void RunCheckpoints::face_failure(CheckpointConfig::OnFailure then) {
   if (failure_.empty()) return;
   const std::string text =
       fmt::format("the checkpoint of step {} could not be written: {}; earlier ones are valid", saved_,
                   std::exchange(failure_, {}));
   saved_ = -1;
-  if (config_.trainer.checkpoint.on_failure == CheckpointConfig::OnFailure::stop) throw AgreedError(text);
+  if (then == CheckpointConfig::OnFailure::stop) throw AgreedError(text);
   before_error_();
   logger_->error("{}; training goes on (trainer.checkpoint.on_failure)", text);
 }

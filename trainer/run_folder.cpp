@@ -17,6 +17,7 @@ namespace wuneng::trainer {
 namespace {
 
 constexpr const char* lock_name = "lock";
+constexpr const char* unfinished_config = "config.yaml.partial";  // of a first start that was cut short
 constexpr auto patience = std::chrono::seconds(5);  // with a job that was killed and is not yet gone
 
 void check_same_run(const std::filesystem::path& file, const Config& config) {
@@ -40,19 +41,19 @@ void RunFolder::check(const Config& config) const {
   if (std::filesystem::exists(this->config())) return check_same_run(this->config(), config);
   for (const auto& entry : std::filesystem::directory_iterator(path_))
     WN_REQUIRE(
-        entry.path().filename() == lock_name,
+        entry.path().filename() == lock_name || entry.path().filename() == unfinished_config,
         "{}: this folder is neither empty nor a run folder (it has no config.yaml); choose another --output",
         path_.string());
 }
 
 void RunFolder::open(const Config& config, const Json& launch) const {
   check(config);
+  write_file_atomically(this->config(), to_yaml(config));  // first: from here on it is a run folder
   make_folder(checkpoints());
   make_folder(tensorboard());
   const std::filesystem::path run = path_ / "run.json";
   Json record = std::filesystem::exists(run) ? read_json(run) : Json{{"launches", Json::array()}};
   record["launches"].push_back(launch);
-  write_file_atomically(this->config(), to_yaml(config));
   write_file_atomically(run, record.dump(2) + "\n");
 }
 

@@ -64,7 +64,7 @@ class Run {
   void report(const StepResult& result);
   void validate();
   void save();
-  void finish_save();
+  void finish_last_save();
   Request agreed_request();
   ExitCode train_on();
 
@@ -206,7 +206,7 @@ ExitCode Run::train_on() {
     const Request request = agreed_request();
     if (checkpoints_->due(position_.step) || request != Request::none) save();
     if (request == Request::save_and_stop && position_.step < trainer.steps) {
-      finish_save();
+      finish_last_save();
       progress_->clear();
       logger_->warn("stopped {} after step {} of {}; run the same command again to go on",
                     checkpoints_->time_is_up() ? "before trainer.time_limit" : "by a signal", position_.step,
@@ -216,7 +216,7 @@ ExitCode Run::train_on() {
   }
   validate();
   save();
-  finish_save();
+  finish_last_save();
   progress_->clear();
   logger_->info("done: {} steps, {} tokens; checkpoint {}", position_.step, position_.tokens,
                 (folder_.checkpoints() / checkpoint_name(position_.step)).string());
@@ -356,9 +356,9 @@ void Run::save() {
                      validated_ == position_.step ? std::optional(validation_loss_) : std::nullopt);
 }
 
-void Run::finish_save() {
+void Run::finish_last_save() {
   activity_.phase = "checkpoint";
-  checkpoints_->finish();
+  checkpoints_->finish_last();
 }
 
 Request Run::agreed_request() {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -88,6 +89,90 @@ TEST(CheckpointFault, FilesOfAnotherCheckpointAreFoundOnOpening) {
   write_safetensors(folder / "model.safetensors", renamed);
   EXPECT_THAT(message_of<UsageError>([&] { newest_checkpoint(scratch.path()); }),
               HasSubstr("its header was changed"));
+}
+
+// ---- files of several ranks that are not what they were ----
+
+constexpr const char* shard_file = "optimizer-rank-00001.safetensors";
+
+// What opening and reading says of a checkpoint of two ranks after `change` of one of its files.
+std::string refusal_after(const std::function<void(const fs::path& file)>& change) {
+  const Scratch scratch;
+  const fs::path folder = save_of_two_ranks(scratch.path(), 1);
+  expect_intact(folder);
+  change(folder / shard_file);
+  const std::string message = refusal(folder);
+  EXPECT_THAT(message, HasSubstr("delete " + folder.string() + " to resume from the one before it"));
+  return message;
+}
+
+TEST(CheckpointFault, AFileOfOneRankThatIsNoFileIsRefused) {
+  const auto replaced_by = [](const std::function<void(const fs::path&)>& make) {
+    return refusal_after([&](const fs::path& file) {
+      fs::remove(file);
+      make(file);
+    });
+  };
+  const std::string file = std::string("/step-00000001/") + shard_file;
+  EXPECT_THAT(replaced_by([](const fs::path&) {}), HasSubstr(file + ": cannot be opened: No such file"));
+  EXPECT_THAT(replaced_by([](const fs::path& path) { fs::create_directory(path); }),
+              HasSubstr(file + ": is not a regular file"));
+  EXPECT_THAT(replaced_by([](const fs::path& path) { ASSERT_EQ(::mkfifo(path.c_str(), 0666), 0); }),
+              HasSubstr(file + ": is not a regular file"));  // and nobody waits for a writer
+  EXPECT_THAT(replaced_by([](const fs::path& path) { fs::create_symlink("/dev/zero", path); }),
+              HasSubstr(file + ": is not a regular file"));
+  EXPECT_THAT(replaced_by([](const fs::path& path) { fs::create_symlink("nowhere", path); }),
+              HasSubstr(file + ": cannot be opened: No such file"));
+  EXPECT_THAT(replaced_by([](const fs::path& path) { fs::create_symlink(path.filename(), path); }),
+              HasSubstr(file + ": cannot be opened: Too many levels of symbolic links"));
+  EXPECT_THAT(replaced_by([](const fs::path& path) { put(path, ""); }), HasSubstr(file + ": has 0 bytes"));
+}
+
+TEST(CheckpointFault, AFileOfAnotherRankOrCheckpointIsRefused) {
+  const Scratch other;
+  const fs::path stranger = save_of_two_ranks(other.path(), 2) / shard_file;
+  const auto replaced_by = [](const fs::path& stranger, bool link) {
+    return refusal_after([&](const fs::path& file) {
+      const fs::path source = stranger.is_absolute() ? stranger : file.parent_path() / stranger;
+      fs::remove(file);
+      link ? fs::create_symlink(source, file) : fs::copy(source, file);
+    });
+  };
+  for (const bool link : {false, true}) {  // the same tensors of another step: only the hashes tell
+    EXPECT_THAT(replaced_by(stranger, link),
+                HasSubstr(std::string(shard_file) + ": tensor embedding.weight.moment: was changed after"));
+    EXPECT_THAT(replaced_by("model-rank-00000.safetensors", link),
+                HasSubstr(std::string(shard_file) + ": has "));
+  }
+}
+
+TEST(CheckpointFault, ALinkToTheSameBytesIsAsGoodAndWhatItNamesIsLeftAlone) {
+  const Scratch scratch, elsewhere;
+  const fs::path folder = save_of_two_ranks(scratch.path(), 1);
+  const fs::path target = elsewhere / "moved";
+  fs::rename(folder / shard_file, target);
+  fs::create_symlink(target, folder / shard_file);
+  const std::string bytes = read_text(target);
+  expect_intact(folder);
+  put(folder / "manifest.json", "{}");
+  save_of_two_ranks(scratch.path(), 1);  // over a damaged one
+  expect_intact(folder);
+  EXPECT_FALSE(fs::is_symlink(folder / shard_file));
+  EXPECT_EQ(read_text(target), bytes);
+}
+
+TEST(CheckpointFault, ALinkInPlaceOfTheFolderIsNotWrittenThrough) {
+  const Scratch scratch, elsewhere;
+  const fs::path other = save(elsewhere.path(), 2);
+  for (const bool valid : {true, false}) {
+    if (!valid) put(other / "manifest.json", "{}");
+    fs::remove(scratch / "step-00000002");
+    fs::create_symlink(other, scratch / "step-00000002");
+    EXPECT_THAT(message_of<Error>([&] { save(scratch.path(), 2); }),
+                HasSubstr("step-00000002: is a link, and no checkpoint is written through one; remove it"));
+    EXPECT_EQ(newest_checkpoint(scratch.path()), std::nullopt);
+    EXPECT_TRUE(fs::exists(other / "manifest.json"));
+  }
 }
 
 // Writes fail beyond this size of a file, as on a full disk, during the life of this object.

@@ -56,6 +56,25 @@ inline std::filesystem::path save(const std::filesystem::path& checkpoints, std:
   return save_checkpoint(checkpoints, info_at(step), shard_at(step), {.newest = keep});
 }
 
+// The save of a job of two ranks, one after the other: one writes the model, the other the optimizer.
+inline std::filesystem::path save_of_two_ranks(const std::filesystem::path& checkpoints, std::int64_t step,
+                                               std::int64_t keep = 0) {
+  const std::filesystem::path folder = checkpoints / checkpoint_name(step);
+  if (prepare_checkpoint(folder)) {
+    Shard first = shard_at(step), second = first;
+    for (TensorPieces& tensor : first)
+      if (tensor.section == "optimizer") tensor.pieces.clear();
+    for (TensorPieces& tensor : second)
+      if (tensor.section == "model") tensor.pieces.clear();
+    Manifest manifest = write_shard(folder, first, 0, 2);
+    manifest.add(write_shard(folder, second, 1, 2));
+    manifest.info = info_at(step);
+    finish_checkpoint(folder, std::move(manifest));
+  }
+  apply_retention(checkpoints, {.newest = keep});
+  return folder;
+}
+
 inline void load_model(const Checkpoint& checkpoint, const NamedTensors& into) {
   checkpoint.load(whole_tensors("model", into));
 }

@@ -102,6 +102,20 @@ TEST_F(Checkpointing, ASaveThatFailsIsSaidAndTheRunGoesOnWhereThatIsWanted) {
   EXPECT_THAT(end.out, AllOf(HasSubstr("the checkpoint of step 8 could not be written"),
                              HasSubstr("training goes on (trainer.checkpoint.on_failure)")));
   EXPECT_TRUE(fs::exists(checkpoint("run", 12) / "manifest.json"));
+
+  // Without its last checkpoint a run is not done.
+  put_in_the_way(16);
+  const Finished last =
+      run(mpirun(2, train("run", {"trainer.steps=16", "trainer.checkpoint.on_failure=go_on"})));
+  EXPECT_EQ(last.exit_code, 1) << last.out;
+  EXPECT_THAT(last.out, HasSubstr("the checkpoint of step 16 could not be written"));
+}
+
+TEST_F(Checkpointing, AFirstStartThatWasCutShortIsMadeAgain) {
+  fs::create_directories(scratch / "run");
+  write_file_atomically(scratch / "run" / "config.yaml.partial", "seed:");
+  write_file_atomically(scratch / "run" / "lock", "");
+  done(run(program(train("run", {"trainer.steps=1"}))));
 }
 
 // ---- damaged ones ----

@@ -3,6 +3,7 @@
 #include <ATen/ops/full.h>
 #include <gmock/gmock.h>
 
+#include <cmath>
 #include <limits>
 
 #include "tests/trainer/checkpoint_support.h"
@@ -75,6 +76,20 @@ TEST_F(Saver, ADivergedModelIsNotSavedAndPushesNoneOut) {
   }
   EXPECT_THAT(names_in(scratch_.path()), ElementsAre("step-00000001"));
   expect_intact(scratch_ / "step-00000001");
+}
+
+TEST_F(Saver, ValuesThatAreNotFiniteAreFoundWhereverTheyAre) {
+  CheckpointSaver saver(scratch_.path(), {}, *alone_);
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf})
+    for (const double bad : {std::numeric_limits<double>::quiet_NaN(), HUGE_VAL, -HUGE_VAL})
+      for (const std::int64_t place : {0, 1234, 9999}) {
+        const at::Tensor values = at::full({10000}, 1.0, dtype);
+        values[place] = bad;
+        saver.begin(info_at(1), whole_tensors("model", {{"x", values}}));
+        const auto outcome = finish(saver);
+        EXPECT_THAT(outcome.error, HasSubstr("model x: holds values that are not finite")) << dtype << bad;
+        EXPECT_FALSE(std::filesystem::exists(outcome.folder));
+      }
 }
 
 TEST_F(Saver, AFailureIsAnOutcomeAndTheNextSaveIsMade) {

@@ -1,5 +1,6 @@
 #include "trainer/checkpoint/checkpoint.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
@@ -145,10 +146,14 @@ void Checkpoint::check_hash(const SavedTensor& tensor, const TensorSlice& slice)
 }
 
 void Checkpoint::verify(int reader, int readers) const {
+  std::vector<std::pair<const SavedTensor*, const TensorSlice*>> mine;
   std::int64_t number = 0;
   for (const SavedTensor& tensor : manifest_.tensors)
     for (const TensorSlice& slice : tensor.slices)
-      if (number++ % readers == reader) check_hash(tensor, slice);
+      if (number++ % readers == reader) mine.emplace_back(&tensor, &slice);
+  at::parallel_for(0, std::ssize(mine), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) check_hash(*mine[i].first, *mine[i].second);
+  });
 }
 
 void Checkpoint::check_same_tensors(const std::string& section, const Shard& wanted) const {

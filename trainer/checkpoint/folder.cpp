@@ -159,6 +159,8 @@ std::optional<fs::path> newest_checkpoint(const fs::path& checkpoints) {
 bool prepare_checkpoint(const fs::path& folder) {
   return on_disk([&] {
     make_folder(folder.parent_path());
+    WN_CHECK(!fs::is_symlink(folder), "{}: is a link, and no checkpoint is written through one; remove it",
+             folder.string());
     for (const auto& [step, other] : step_folders(folder.parent_path()))
       if (!has_manifest(other)) delete_checkpoint(other);
     if (is_whole(folder)) return false;
