@@ -206,7 +206,7 @@ std::vector<Key> data_and_parallel_keys() {
        Resume::free},
       {"parallel.sequence", FlagKind{AT(parallel.sequence)}, "",
        "the processes that share a layer split the tokens of norms and residuals between layers, which takes "
-       "less memory; parallel.tensor must divide data.sequence_length",
+       "less memory; parallel.tensor must divide the sequence length",
        Resume::free},
       {"parallel.reduction",
        choice<Reduction>(AT(parallel.reduction), {{"tree", Reduction::tree}, {"fast", Reduction::fast}}), "",

@@ -196,7 +196,7 @@ TEST_F(AblateReport, ACutLastLineIsLeftOutAndADamagedOneIsNamed) {
 // The page is XML as well: every element is closed, in order, and nothing points outside.
 void expect_well_formed(const std::string& html) {
   std::vector<std::string> open;
-  const std::regex tag(R"(<(/?)([a-zA-Z0-9]+)((?:\s+[-a-zA-Z:]+="[^"<]*")*)\s*(/?)>)");
+  const std::regex tag(R"(<(/?)([a-zA-Z0-9]+)((?:\s+[-a-zA-Z0-9:]+="[^"<]*")*)\s*(/?)>)");
   std::size_t angles = 0;
   for (auto at = std::sregex_iterator(html.begin(), html.end(), tag); at != std::sregex_iterator(); ++at) {
     ++angles;

@@ -96,12 +96,12 @@ Plan make_plan(const std::filesystem::path& path, const Choices& choices) {
     if (variant.name == file.reference) plan.reference = plan.variants.size();
     plan.variants.push_back(written(file, base, variant));
   }
+  refuse_equals(plan);  // before matching tells them apart by a width
   const Variant reference = plan.variants[plan.reference];
   for (std::size_t v = 0; v < plan.variants.size(); ++v) {
     match(file, reference, file.variants[v], plan.variants[v]);
     finish(file, file.variants[v], plan.variants[v]);
   }
-  refuse_equals(plan);
   for (const std::int64_t seed : file.seeds)
     for (std::size_t v = 0; v < plan.variants.size(); ++v) {
       PlannedRun run{fmt::format("{}-seed{}", plan.variants[v].name, seed), v, seed, plan.variants[v].config};
