@@ -27,6 +27,10 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
+// Part of a mapped file that is about to be read as a whole: brings it into memory at once, where reading
+// would fetch it page by page. Where the system cannot, reading does.
+void read_ahead(std::span<const std::byte> mapped);
+
 // A file being written. Every failure (disk full, permission, I/O) throws Error with the path and the reason.
 class OutputFile {
  public:

@@ -55,7 +55,7 @@ class RunCheckpoints {
 
  private:
   bool resume_from(const std::string& folder);
-  void load(const Checkpoint& checkpoint);
+  void load(const Checkpoint& checkpoint, Checkpoint::Hashes hashes);
   void begin_from_other_model();
   void check_tokenizer(const std::string& stored, const std::string& place) const;
   CheckpointInfo info(const Position& position, std::optional<double> validation_loss) const;

@@ -138,6 +138,7 @@ std::span<const std::byte> Checkpoint::bytes(const SavedTensor& tensor, const Te
 
 void Checkpoint::check_hash(const SavedTensor& tensor, const TensorSlice& slice) const {
   const std::span<const std::byte> stored = bytes(tensor, slice);
+  read_ahead(stored);
   or_damaged(folder_, [&] {
     WN_REQUIRE(hash_bytes(stored.data(), stored.size()) == slice.hash,
                "{}: tensor {}: was changed after it was written (the hash does not fit)",
