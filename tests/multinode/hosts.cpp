@@ -21,7 +21,8 @@ std::string quoted(const std::string& word) {
 
 }  // namespace
 
-Hosts::Hosts(int count) : count_(count), lab_("wn" + std::to_string(::getpid())) {
+Hosts::Hosts(int count)
+    : count_(count), lab_("wn" + std::to_string(::getpid()) + "x" + std::to_string(count)) {
   if (::getuid() != 0) {
     refusal_ = "network namespaces need root";
     return;

@@ -138,7 +138,9 @@ TEST(ParseConfig, ReadsWhatToYamlWrote) {
   EXPECT_THAT(yaml, HasSubstr("model:\n  width: 64\n"));
   EXPECT_THAT(yaml, HasSubstr("    kv_heads: auto\n"));
   EXPECT_THAT(
-      yaml, HasSubstr("parallel:\n  data: auto\n  tensor: 1\n  reduction: tree\n  shard_optimizer: true\n"));
+      yaml,
+      HasSubstr("parallel:\n  data: auto\n  tensor: 1\n  sequence: false\n  reduction: tree\n  check_calls: "
+                "false\n  shard_optimizer: true\n"));
 }
 
 TEST(CheckConfig, WantsBatchesThatDivide) {

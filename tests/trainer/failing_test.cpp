@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "common/check.h"
+#include "common/file.h"
 #include "tests/support/tiny_run.h"
 
 namespace wuneng::tests {
@@ -169,10 +170,11 @@ TEST_F(Failing, ARankWhoseCommunicationThreadWaitsShowsThatStackToo) {
 TEST_F(Failing, EvaluationThatHangsEndsByTheLimitsOfItsRun) {
   const std::vector<std::string> limits{"trainer.steps=1", "trainer.stuck_after.validation=1"};
   ASSERT_EQ(run(program(train("run", limits))).exit_code, 0);
-  const std::string pipe = (scratch / "ids").string();  // that nobody writes to
-  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
-  std::vector<std::string> command = program({"evaluate", (scratch / "run").string(), "--tokens", pipe,
-                                              "--logits", (scratch / "logits.safetensors").string()});
+  const std::string ids = (scratch / "ids").string(), pipe = (scratch / "logits").string();
+  write_file_atomically(ids, "1 2 3");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);  // that nobody reads from
+  std::vector<std::string> command =
+      program({"evaluate", (scratch / "run").string(), "--tokens", ids, "--logits", pipe});
   command.insert(command.begin(), {"timeout", "120"});
   const Finished end = run(command);
   EXPECT_EQ(end.exit_code, static_cast<int>(ExitCode::failed)) << end.out;
