@@ -51,19 +51,12 @@ std::map<std::int64_t, fs::path> step_folders(const fs::path& checkpoints) {
   return folders;
 }
 
-bool is_valid(const fs::path& folder) {
+// Opens it, which checks the manifest and the tables of its files, and on demand every byte.
+enum class Depth { tables, bytes };
+bool is_valid(const fs::path& folder, Depth depth = Depth::tables) {
   try {
     const Checkpoint checkpoint(folder);
-    return true;
-  } catch (const UsageError&) {
-    return false;
-  }
-}
-
-// The same with every byte.
-bool is_whole(const fs::path& folder) {
-  try {
-    Checkpoint(folder).verify();
+    if (depth == Depth::bytes) checkpoint.verify();
     return true;
   } catch (const UsageError&) {
     return false;
@@ -163,7 +156,7 @@ bool prepare_checkpoint(const fs::path& folder) {
              folder.string());
     for (const auto& [step, other] : step_folders(folder.parent_path()))
       if (!has_manifest(other)) delete_checkpoint(other);
-    if (is_whole(folder)) return false;
+    if (is_valid(folder, Depth::bytes)) return false;
     delete_checkpoint(folder);
     make_folder(folder);
     return true;
