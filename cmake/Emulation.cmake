@@ -31,7 +31,7 @@ function(wuneng_emulated_program name)
   endif()
 endfunction()
 
-# wuneng_emulated_tests(name sources... [ORDER_ONLY sources...] [LIBRARIES targets]): <name>_order, <name>_shadow and <name>_asan, each case a
+# wuneng_emulated_tests(name sources... [ORDER_ONLY sources...] [LIBRARIES targets]): <name>_order, <name>_shadow and <name>_asan, each suite a
 # ctest of its own, emulated/order/... and so on. A test asks seeds() how many seeds its build should try.
 function(wuneng_emulated_tests name)
   cmake_parse_arguments(ARG "" "" "ORDER_ONLY;LIBRARIES" ${ARGN})
@@ -42,7 +42,6 @@ function(wuneng_emulated_tests name)
     endif()
     wuneng_emulated_program(${name}_${build} BUILD ${build} SOURCES ${sources}
       LIBRARIES ${ARG_LIBRARIES} GTest::gmock GTest::gtest_main)
-    gtest_discover_tests(${name}_${build} TEST_PREFIX "emulated/${build}/" DISCOVERY_TIMEOUT 60
-      PROPERTIES TIMEOUT 300)
+    wuneng_suites(${name}_${build} emulated/${build} ${sources})
   endforeach()
 endfunction()

@@ -24,6 +24,12 @@ list(TRANSFORM _toolkits APPEND /include OUTPUT_VARIABLE _toolkit_headers)
 find_file(LibTorch_CUDART_LIBRARY NAMES libcudart.so.13 libcudart.so
   PATHS ${LibTorch_ROOT}/../nvidia/cu13/lib ${LibTorch_ROOT}/lib ${_toolkit_libraries} NO_DEFAULT_PATH)
 find_path(LibTorch_CUDA_INCLUDE cuda_runtime.h PATHS ${LibTorch_ROOT}/../nvidia/cu13/include ${_toolkit_headers} NO_DEFAULT_PATH)
+# at::parallel_for is a template: without -fopenmp it runs on one thread, whatever at::set_num_threads says. What it calls must be the OpenMP
+# library that LibTorch brings under a name of its own (libgomp.so.1, libgomp-<hash>.so.1): the system's beside it would be a second pool.
+file(GLOB LibTorch_OPENMP_LIBRARY ${LibTorch_ROOT}/lib/libgomp*.so*)
+if(NOT LibTorch_OPENMP_LIBRARY)
+  set(LibTorch_OPENMP_LIBRARY gomp)
+endif()
 if(LibTorch_ROOT)
   file(STRINGS ${LibTorch_ROOT}/include/torch/headeronly/version.h _lines REGEX "define TORCH_VERSION_(MAJOR|MINOR|PATCH) ")
   string(REGEX MATCHALL "[0-9]+" _numbers "${_lines}")
@@ -43,7 +49,8 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   set_target_properties(LibTorch::cpu PROPERTIES
     IMPORTED_LOCATION ${LibTorch_CPU_LIBRARY}
     INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_ROOT}/include;${LibTorch_ROOT}/include/torch/csrc/api/include"
-    INTERFACE_LINK_LIBRARIES LibTorch::c10)
+    INTERFACE_COMPILE_OPTIONS -fopenmp
+    INTERFACE_LINK_LIBRARIES "LibTorch::c10;${LibTorch_OPENMP_LIBRARY}")
   # libtorch_cpu of a CUDA wheel needs libcudart and libcupti; torch's own RPATH finds them at run time, the linker must be told.
   set_property(TARGET LibTorch::cpu APPEND PROPERTY INTERFACE_LINK_OPTIONS
     "LINKER:-rpath-link,${LibTorch_ROOT}/../nvidia/cu13/lib")

@@ -9,7 +9,30 @@ function(wuneng_library name)
   target_link_libraries(wuneng_${name} PUBLIC wuneng_options ${ARG_DEPENDS} ${ARG_LIBRARIES})
 endfunction()
 
-# wuneng_tests(folder): the program <folder>_tests of tests/<folder>/*_test.cpp, each case a ctest of its own.
+# wuneng_suites(program prefix sources...): a ctest <prefix>/<suite> for each suite of a test program's sources. Not for each case: every
+# process loads LibTorch, which takes half a second, longer than most cases. Suites that start programs are the long ones and go first.
+function(wuneng_suites program prefix)
+  foreach(source IN LISTS ARGN)
+    cmake_path(ABSOLUTE_PATH source)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
+    file(STRINGS ${source} cases REGEX "^(TEST|TEST_F|TEST_P)\\(")
+    list(TRANSFORM cases REPLACE "^[A-Z_]+\\(([A-Za-z0-9_]+),.*" "\\1")
+    list(REMOVE_DUPLICATES cases)
+    file(STRINGS ${source} programs REGEX "tests/.*(process|_run)\\.h\"")
+    foreach(suite IN LISTS cases)
+      if(NOT TEST ${prefix}/${suite})
+        add_test(NAME ${prefix}/${suite} COMMAND ${program} --gtest_brief=1 --gtest_filter=${suite}.*:*/${suite}.*)
+        set_tests_properties(${prefix}/${suite} PROPERTIES TIMEOUT 600
+          FAIL_REGULAR_EXPRESSION "0 tests from 0 test suites ran")
+      endif()
+      if(programs)
+        set_tests_properties(${prefix}/${suite} PROPERTIES COST 10)
+      endif()
+    endforeach()
+  endforeach()
+endfunction()
+
+# wuneng_tests(folder): the program <folder>_tests of tests/<folder>/*_test.cpp, each suite a ctest of its own.
 # *_mpi_test.cpp go into <folder>_mpi_tests, which tests/CMakeLists.txt starts under mpirun.
 function(wuneng_tests folder)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*_test.cpp)
@@ -19,8 +42,7 @@ function(wuneng_tests folder)
   endif()
   add_executable(${folder}_tests ${sources})
   target_link_libraries(${folder}_tests PRIVATE wuneng_${folder} ${ARGN} GTest::gmock GTest::gtest_main)
-  gtest_discover_tests(${folder}_tests TEST_PREFIX "${folder}/" DISCOVERY_TIMEOUT 60
-    PROPERTIES TIMEOUT 300)
+  wuneng_suites(${folder}_tests ${folder} ${sources})
 endfunction()
 
 # wuneng_mpi_tests(folder RANKS n...): the program <folder>_mpi_tests of tests/<folder>/*_mpi_test.cpp, run under mpirun with each number of ranks.

@@ -14,6 +14,8 @@
 namespace wuneng {
 namespace {
 
+constexpr std::size_t write_back_bytes = 8 << 20;
+
 std::string reason(int error) {
   if (error == ENOSPC) return "no space left on the disk; free some and run the same command again";
   if (error == EACCES || error == EROFS)
@@ -32,26 +34,41 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   size_ = regular ? static_cast<std::size_t>(status.st_size) : 0;
   void* mapping = size_ > 0 ? ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0) : nullptr;
   const int error = errno;
-  ::close(descriptor);
+  if (!regular || mapping == MAP_FAILED) ::close(descriptor);
   WN_REQUIRE(regular, "{}: is not a regular file", path.string());
   WN_REQUIRE(mapping != MAP_FAILED, "{}: cannot be mapped: {}", path.string(), std::strerror(error));
   data_ = static_cast<const std::byte*>(mapping);
+  descriptor_ = descriptor;
 }
 
 MappedFile::~MappedFile() {
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(descriptor_, other.descriptor_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+void MappedFile::copy(std::size_t offset, std::span<std::byte> target) const {
+  while (!target.empty()) {
+    const ssize_t got = ::pread(descriptor_, target.data(), target.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    WN_REQUIRE(got > 0, "{}: cannot be read at byte {}: {}", path_.string(), offset,
+               got < 0 ? std::strerror(errno) : "it ends there, but was longer when it was opened");
+    offset += static_cast<std::size_t>(got);
+    target = target.subspan(static_cast<std::size_t>(got));
+  }
 }
 
 void read_ahead(std::span<const std::byte> mapped) {
@@ -72,7 +89,9 @@ OutputFile::~OutputFile() {
 }
 
 OutputFile::OutputFile(OutputFile&& other) noexcept
-    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+    : path_(std::move(other.path_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      waiting_(other.waiting_) {}
 
 void OutputFile::write(const void* data, std::size_t bytes) {
   const auto* next = static_cast<const char*>(data);
@@ -82,7 +101,11 @@ void OutputFile::write(const void* data, std::size_t bytes) {
     WN_CHECK(written > 0, "{}: write failed: {}", path_.string(), reason(written < 0 ? errno : ENOSPC));
     next += written;
     bytes -= static_cast<std::size_t>(written);
+    waiting_ += static_cast<std::size_t>(written);
   }
+  if (waiting_ < write_back_bytes) return;
+  ::sync_file_range(descriptor_, 0, 0, SYNC_FILE_RANGE_WRITE);  // only a hint: fsync tells of failures
+  waiting_ = 0;
 }
 
 void OutputFile::sync_and_close() {

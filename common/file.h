@@ -19,10 +19,14 @@ class MappedFile {
   MappedFile& operator=(MappedFile&& other) noexcept;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Copies bytes from `offset` on without touching the mapping, whose every new page costs a fault. Throws
+  // UsageError where the file does not give them.
+  void copy(std::size_t offset, std::span<std::byte> target) const;
   const std::filesystem::path& path() const { return path_; }
 
  private:
   std::filesystem::path path_;
+  int descriptor_ = -1;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
@@ -32,6 +36,7 @@ class MappedFile {
 void read_ahead(std::span<const std::byte> mapped);
 
 // A file being written. Every failure (disk full, permission, I/O) throws Error with the path and the reason.
+// The disk begins early with what has been written: the fsync at the end of a large file waits for little.
 class OutputFile {
  public:
   enum class Mode { truncate, append };
@@ -47,6 +52,7 @@ class OutputFile {
  private:
   std::filesystem::path path_;
   int descriptor_ = -1;
+  std::size_t waiting_ = 0;  // bytes that the disk was not yet told to begin with
 };
 
 // Throws UsageError when the file is missing or cannot be read.

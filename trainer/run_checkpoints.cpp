@@ -115,6 +115,7 @@ void RunCheckpoints::open(Logger logger, std::function<void()> before_error) {
   before_error_ = std::move(before_error);
   const CheckpointConfig& kept = config_.trainer.checkpoint;
   saver_.emplace(folder_, Retention{kept.keep, kept.keep_every, kept.keep_best}, world_.communicator());
+  saver_->prepare(written_shard(*state_.parameters, *state_.layout, *state_.optimizer, state_.tensor));
 }
 
 bool RunCheckpoints::due(std::int64_t step) const {

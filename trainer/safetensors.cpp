@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::uint64_t length_bytes = 8;            // of the field in front of the header
 constexpr std::uint64_t header_limit = 100'000'000;  // the format's own
+constexpr std::size_t chunk_bytes = 256 << 10;       // are still in the cache when they are read again
 constexpr const char* metadata_key = "__metadata__";
 
 constexpr std::array<std::pair<at::ScalarType, std::string_view>, 8> dtypes{{{at::kFloat, "F32"},
@@ -249,8 +250,14 @@ WrittenSafetensors write_safetensors(const std::filesystem::path& file, const Na
   output.write(header);
   for (const auto& [name, tensor] : tensors) {
     const at::Tensor dense = tensor.detach().contiguous();
-    output.write(dense.const_data_ptr(), dense.nbytes());
-    written.hashes[name] = hash_bytes(dense.const_data_ptr(), dense.nbytes());
+    const auto* data = static_cast<const std::byte*>(dense.const_data_ptr());
+    RunningHash hash;
+    for (std::size_t done = 0; done < dense.nbytes(); done += chunk_bytes) {
+      const std::size_t bytes = std::min(chunk_bytes, dense.nbytes() - done);
+      hash.add(data + done, bytes);
+      output.write(data + done, bytes);
+    }
+    written.hashes[name] = hash.value();
     written.bytes += dense.nbytes();
   }
   output.sync_and_close();
@@ -272,18 +279,33 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : file_(file
   for (auto& [name, entry] : entries_) entry.offset += header.data_begin;
 }
 
-std::span<const std::byte> SafetensorsFile::bytes(const std::string& name) const {
+const TensorEntry& SafetensorsFile::entry(const std::string& name) const {
   const auto found = entries_.find(name);
   WN_REQUIRE(found != entries_.end(), "{}: has no tensor {}", file_.path().string(), name);
-  return file_.bytes().subspan(found->second.offset, found->second.bytes);
+  return found->second;
+}
+
+std::span<const std::byte> SafetensorsFile::bytes(const std::string& name) const {
+  const TensorEntry& place = entry(name);
+  return file_.bytes().subspan(place.offset, place.bytes);
 }
 
 at::Tensor SafetensorsFile::read(const std::string& name) const {
-  const std::span<const std::byte> source = bytes(name);
-  const TensorEntry& entry = entries_.at(name);
-  const at::Tensor tensor = at::empty(entry.shape, entry.dtype);
-  if (!source.empty()) std::memcpy(tensor.mutable_data_ptr(), source.data(), source.size());
+  const at::Tensor tensor = at::empty(entry(name).shape, entry(name).dtype);
+  copy(name, tensor.mutable_data_ptr());
   return tensor;
+}
+
+std::uint64_t SafetensorsFile::copy(const std::string& name, void* target) const {
+  const TensorEntry& place = entry(name);
+  RunningHash hash;
+  auto* begin = static_cast<std::byte*>(target);
+  for (std::size_t done = 0; done < place.bytes; done += chunk_bytes) {
+    const std::span chunk(begin + done, std::min(chunk_bytes, place.bytes - done));
+    file_.copy(place.offset + done, chunk);
+    hash.add(chunk.data(), chunk.size());
+  }
+  return hash.value();
 }
 
 }  // namespace wuneng::trainer

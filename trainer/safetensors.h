@@ -57,10 +57,14 @@ class SafetensorsFile {
   const std::map<std::string, TensorEntry>& entries() const { return entries_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   at::Tensor read(const std::string& name) const;  // a copy of its own
+  // Copies the bytes of one tensor and gives their XXH3, by reading them once and not through the mapping.
+  std::uint64_t copy(const std::string& name, void* target) const;
   // The raw bytes of one tensor, valid as long as this object.
   std::span<const std::byte> bytes(const std::string& name) const;
 
  private:
+  const TensorEntry& entry(const std::string& name) const;
+
   MappedFile file_;
   std::map<std::string, TensorEntry> entries_;
   std::map<std::string, std::string> metadata_;

@@ -108,7 +108,7 @@ TEST_F(Ablate, RunsEveryVariantWithEverySeedAndReports) {
 
 TEST_F(Ablate, KilledInTheMiddleItEndsWithTheResultsOfOneThatWasNot) {
   file_ = file("  a: {}\n  b: {model.fusion.mode: gated}\n", "seeds: [1, 2]\n");
-  const std::vector<std::string> more{"--budget", "steps=30"};
+  const std::vector<std::string> more{"--budget", "steps=10"};
   ASSERT_EQ(run(ablate("whole", more)).exit_code, 0);
   {
     Process killed(ablate("cut", more));

@@ -4,7 +4,7 @@
 namespace wuneng::tests {
 namespace {
 
-TEST_F(KilledRun, EndsWithTheBitsOfOneThatNobodyTouched) { expect_same_after(4, 60, 8, {1, 2}); }
+TEST_F(KilledRun, EndsWithTheBitsOfOneThatNobodyTouched) { expect_same_after(3, 24, 6, {1, 2}); }
 
 }  // namespace
 }  // namespace wuneng::tests

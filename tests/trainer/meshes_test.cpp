@@ -118,29 +118,37 @@ class ManyMeshes : public TinyRun {
       }
   }
 
+  static inline const std::vector<MeshOfRun> some_tensor_meshes{{2, 2}, {1, 4}, {1, 2, true}};
   static inline const std::vector<MeshOfRun> tensor_meshes{{2, 1}, {1, 2},       {1, 4},      {2, 2},
                                                            {2, 4}, {1, 2, true}, {2, 4, true}};
+  static inline const std::vector<MeshOfRun> some_data_meshes{{2, 1, false, false}, {8, 1}};
   static inline const std::vector<MeshOfRun> data_meshes{
       {2, 1}, {4, 1}, {8, 1}, {2, 1, false, false}, {4, 1, false, false}, {8, 1, false, false}};
 };
 
-TEST_F(ManyMeshes, EveryModelLearnsTheSame) { expect_same_curves(trainer::small_models(), tensor_meshes); }
+TEST_F(ManyMeshes, EveryModelLearnsTheSame) {
+  expect_same_curves(trainer::small_models(), some_tensor_meshes);
+}
 
 // Between them every fusion and every kind of middle heads.
 TEST_F(ManyMeshes, FusionsAndMiddleHeadsLearnTheSame) {
   expect_same_curves(
       {small_hybrid("concat", "concat"), small_hybrid("concat", "additive"), small_hybrid("additive", "key"),
        small_hybrid("additive", "gated"), small_hybrid("gated", "mixed"), small_hybrid("gated", "none")},
-      tensor_meshes);
+      some_tensor_meshes);
 }
 
 TEST_F(ManyMeshes, OneToEightDataParallelRanksGiveTheSameBits) {
   expect_same_bits(
       {small_hybrid("concat", "none"), small_hybrid("additive", "key"), small_hybrid("gated", "mixed")},
-      data_meshes);
+      some_data_meshes);
 }
 
 // By hand: all of it.
+TEST_F(ManyMeshes, DISABLED_EveryModelLearnsTheSameOverEveryMesh) {
+  expect_same_curves(trainer::small_models(), tensor_meshes);
+}
+
 TEST_F(ManyMeshes, DISABLED_EveryFusionWithEveryKindOfMiddleHeadsLearnsTheSame) {
   expect_same_curves(trainer::small_hybrids(), tensor_meshes);
 }

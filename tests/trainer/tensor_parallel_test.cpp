@@ -17,8 +17,7 @@ struct Variant {
   std::vector<std::string> settings;
 };
 
-// Between them: every kind of head, fusion, middle head and feed-forward, and a vocabulary that two ranks
-// cannot halve.
+// Between them: every kind of head, and a vocabulary that two ranks cannot halve. The others: ManyMeshes.
 const Variant variants[] = {
     {"GatedWithMixedMiddleHeads",
      {"model.attention.heads=4", "model.attention.kv_heads=2", "model.attention.head_size=16",
@@ -27,10 +26,6 @@ const Variant variants[] = {
     {"AdditiveWithKeys",
      {"model.state.heads=2", "model.fusion.mode=additive", "model.middle.mode=key", "model.middle.heads=2",
       "model.tied_head=true"}},
-    {"Transformer", {"model.state.heads=0", "model.attention.heads=4", "model.attention.head_size=16"}},
-    {"Rwkv7",
-     {"model.attention.heads=0", "model.state.heads=2", "model.ffn.kind=rwkv", "model.norm=layer",
-      "model.embedding_norm=true", "model.init=rwkv"}},
 };
 
 void PrintTo(const Variant& variant, std::ostream* out) { *out << variant.name; }

@@ -51,6 +51,7 @@ class Checkpoint {
   void check_same_tensors(const std::string& section, const Shard& wanted) const;
   std::span<const std::byte> bytes(const SavedTensor& tensor, const TensorSlice& slice) const;
   void check_hash(const SavedTensor& tensor, const TensorSlice& slice) const;
+  void require_hash(const SavedTensor& tensor, const TensorSlice& slice, std::uint64_t found) const;
   void fill(const Piece& piece, const SavedTensor& tensor, Hashes hashes) const;
 
   std::filesystem::path folder_;

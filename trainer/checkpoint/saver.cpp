@@ -76,11 +76,28 @@ CheckpointSaver::~CheckpointSaver() {
   thread_.join();
 }
 
+void CheckpointSaver::prepare(const Shard& shard) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return !busy_; });
+  reserve(shard);
+  work_ = [this]() -> std::optional<Outcome> {
+    std::memset(staging_.mutable_data_ptr(), 0, staging_.nbytes());  // the first write brings the memory
+    return std::nullopt;
+  };
+  busy_ = true;
+  changed_.notify_all();
+}
+
 void CheckpointSaver::begin(const CheckpointInfo& info, const Shard& shard) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return !busy_; });
   outcome_.reset();
-  work_ = Work{info, copy(shard)};
+  work_ = [this, info, copied = copy(shard)] {
+    const auto begin = std::chrono::steady_clock::now();
+    Outcome outcome = save(info, copied);
+    outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return std::optional(outcome);
+  };
   busy_ = true;
   changed_.notify_all();
 }
@@ -102,11 +119,10 @@ void CheckpointSaver::run() {
   while (true) {
     changed_.wait(lock, [&] { return stop_ || work_; });
     if (!work_) return;
-    const Work work = *std::exchange(work_, std::nullopt);
+    auto work = std::exchange(work_, nullptr);
     lock.unlock();
-    const auto begin = std::chrono::steady_clock::now();
-    Outcome outcome = save(work.info, work.shard);
-    outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    std::optional<Outcome> outcome = work();
+    work = nullptr;  // and with it the copy's tensors
     lock.lock();
     outcome_ = std::move(outcome);
     busy_ = false;
@@ -114,11 +130,15 @@ void CheckpointSaver::run() {
   }
 }
 
-Shard CheckpointSaver::copy(const Shard& shard) {
+void CheckpointSaver::reserve(const Shard& shard) {
   std::size_t bytes = 0;
   for (const TensorPieces& tensor : shard)
     for (const Piece& piece : tensor.pieces) bytes += padded(piece.data.nbytes());
   if (staging_bytes() < bytes) staging_ = make_staging(bytes);
+}
+
+Shard CheckpointSaver::copy(const Shard& shard) {
+  reserve(shard);
   Shard copied = shard;
   std::int64_t used = 0;
   for (TensorPieces& tensor : copied)

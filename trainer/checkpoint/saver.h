@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -25,6 +26,10 @@ class CheckpointSaver {
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
 
+  // Has the memory for the copy of such a shard made ready in the background: a first save without it stops
+  // training for longer than the others, because fresh memory is slow.
+  void prepare(const Shard& shard);
+
   // Copies this rank's shard and returns; the rest (writing, hashing, syncing, the manifest of rank 0,
   // retention) happens on a thread of its own. At most one save is in flight: this call waits for the one
   // before. All ranks call it, with the same info, once the last one's outcome has been taken.
@@ -44,6 +49,7 @@ class CheckpointSaver {
 
  private:
   void run();
+  void reserve(const Shard& shard);
   Shard copy(const Shard& shard);
   Outcome save(const CheckpointInfo& info, const Shard& shard);
   std::string agreed_error(const std::string& mine);
@@ -56,11 +62,7 @@ class CheckpointSaver {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  struct Work {
-    CheckpointInfo info;
-    Shard shard;
-  };
-  std::optional<Work> work_;
+  std::function<std::optional<Outcome>()> work_;
   bool busy_ = false, stop_ = false;
   std::optional<Outcome> outcome_;
   std::thread thread_;

@@ -6,7 +6,7 @@
 // save: CheckpointSaver::begin, which stops training, and all of the save, to the synced manifest; against
 // `cp` and fsync of each file (`sync FILES`). load: what resuming does (open, check all hashes, fill tensors)
 // against `cat FILES > /dev/null`, with the files in the page cache for both, then with them in it for
-// neither. Medians of five rounds.
+// neither. Medians of five rounds. Saving has one thread, because training has the others; loading has all.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/randn.h>
@@ -80,6 +80,8 @@ void forget(const fs::path& folder) {
 
 void save_bench(const fs::path& folder, const Shard& shard, double bytes, parallel::World& world) {
   CheckpointSaver saver(folder, {.newest = 0}, world.communicator());
+  saver.prepare(shard);
+  saver.wait();
   std::vector<double> blocking, total, copying;
   for (int round = 0; round < rounds; ++round) {
     CheckpointInfo info;
@@ -143,7 +145,10 @@ void bench(const fs::path& folder, double bytes, parallel::World& world) {
   }
   world.communicator().barrier();
   Shard shard = synthetic(bytes, world.rank(), ranks);
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);  // the others train
   save_bench(folder, shard, bytes, world);
+  at::set_num_threads(threads);
   if (world.rank() == 0 && ranks == 1) load_bench(folder / checkpoint_name(rounds), shard, bytes);
   world.communicator().barrier();
   if (world.rank() == 0) fs::remove_all(folder);
@@ -158,7 +163,6 @@ int main(int argc, char** argv) {
     return 2;
   }
   wuneng::parallel::World world;
-  at::set_num_threads(1);
   wuneng::trainer::bench(std::filesystem::path(argv[1]) / "checkpoint_bench",
                          (argc > 2 ? std::atof(argv[2]) : 1.0) * 1e9, world);
 }
