@@ -23,6 +23,7 @@ RunCheckpoints::RunCheckpoints(const Config& config, const parallel::ParallelCon
       folder_(folder),
       world_(world),
       state_(state),
+      tokenizer_(data.tokenizer_text()),
       clock_(config.trainer) {}
 
 double RunCheckpoints::now() const {
@@ -84,7 +85,7 @@ void RunCheckpoints::load(const Checkpoint& checkpoint, Checkpoint::Hashes hashe
              "{}: is not the data that {} was trained on (its hash is {}, stored was {}); give the same data "
              "again, or start a new run with another --output",
              data_.setting(), folder, hex(data_.hash()), hex(info.data_hash));
-  if (imported) check_tokenizer(info.tokenizer, folder);
+  take_tokenizer(info.tokenizer, folder);
   checkpoint.load(wanted_shard(*state_.parameters, *state_.layout, *state_.optimizer), hashes);
   position_ = info.position;
   state_.optimizer->set_updates(position_.step);
@@ -96,14 +97,15 @@ void RunCheckpoints::begin_from_other_model() {
   WarmStart warm;
   agree(world_.communicator(), [&] {
     warm = warm_start(init, *state_.parameters);
-    check_tokenizer(warm.tokenizer, init.from);
+    take_tokenizer(warm.tokenizer, init.from);
   });
   origin_ = "beginning with " + warm.summary;
 }
 
 // The ids of the data must mean to the model what they meant before.
-void RunCheckpoints::check_tokenizer(const std::string& stored, const std::string& place) const {
+void RunCheckpoints::take_tokenizer(const std::string& stored, const std::string& place) {
   const std::string ours = data_.tokenizer_text();
+  tokenizer_ = ours.empty() ? stored : ours;
   WN_REQUIRE(stored.empty() || ours.empty() || stored == ours,
              "{}: was made by another tokenizer than the one in {}, where its ids mean other texts; make it "
              "with {}/tokenizer.json, or import the model with the --tokenizer of the corpus",
@@ -143,7 +145,7 @@ CheckpointInfo RunCheckpoints::info(const Position& position, std::optional<doub
       {"shard_optimizer", mesh_.shard_optimizer},
       {"learning_rate", learning_rate(o, position.step, config_.trainer.steps)},
       {"adamw", {{"beta1", o.beta1}, {"beta2", o.beta2}, {"eps", o.eps}, {"weight_decay", o.weight_decay}}}};
-  return {position, to_yaml(config_), data_.hash(), data_.tokenizer_text(), validation_loss, facts.dump()};
+  return {position, to_yaml(config_), data_.hash(), tokenizer_, validation_loss, facts.dump()};
 }
 
 void RunCheckpoints::finish() {

@@ -57,7 +57,7 @@ class RunCheckpoints {
   bool resume_from(const std::string& folder);
   void load(const Checkpoint& checkpoint, Checkpoint::Hashes hashes);
   void begin_from_other_model();
-  void check_tokenizer(const std::string& stored, const std::string& place) const;
+  void take_tokenizer(const std::string& stored, const std::string& place);
   CheckpointInfo info(const Position& position, std::optional<double> validation_loss) const;
   void take(const std::optional<CheckpointSaver::Outcome>& outcome);
   void face_failure(CheckpointConfig::OnFailure then);
@@ -71,6 +71,7 @@ class RunCheckpoints {
   TrainedState state_;
   Position position_;  // that was resumed from
   std::string origin_;
+  std::string tokenizer_;  // JSON; the data's, or where that has none the model's; empty when unknown
 
   Logger logger_;
   std::function<void()> before_error_;

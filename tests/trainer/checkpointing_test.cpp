@@ -234,6 +234,17 @@ TEST_F(Checkpointing, ATransformerGrowsIntoAWuNengThatComputesTheSame) {
   EXPECT_THAT(longer.out, AllOf(HasSubstr("resuming from "), Not(HasSubstr("beginning with "))));
 }
 
+TEST_F(Checkpointing, AModelKeepsItsTokenizerWhereTheCorpusHasNone) {
+  done(run(program(train("first", {"trainer.steps=2"}))));
+  fs::remove(corpus + ".tokenizer.json");
+  const std::string first = (scratch / "first").string();
+  for (const std::string steps : {"2", "4"}) {  // from another model, then from its own checkpoint
+    done(run(program(train("second", {"trainer.init.from=" + first, "trainer.steps=" + steps}))));
+    EXPECT_TRUE(
+        fs::exists((scratch / "second") / "checkpoints" / ("step-0000000" + steps) / "tokenizer.json"));
+  }
+}
+
 TEST_F(Checkpointing, ARunBeginsWithAnExportedModelAndAFreshOptimizer) {
   done(run(program(train("first", {"trainer.steps=10"}))));
   const std::string exported = (scratch / "first.safetensors").string();
