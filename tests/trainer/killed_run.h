@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
@@ -43,6 +44,7 @@ class KilledRun : public TinyRun {
       std::this_thread::sleep_for(std::chrono::microseconds(random() % (lines > 0 ? 40'000 : 800'000)));
       kill_one(job, n, random());
       const Finished end = job.wait();
+      wait_for_orphans(n);
       if (end.exit_code == 0) {
         ADD_FAILURE() << "the run ended after " << counts.kills << " kills: " << end.out;
         return counts;
@@ -68,6 +70,12 @@ class KilledRun : public TinyRun {
       ::kill(process, SIGKILL);
     else
       job.signal(SIGKILL);
+  }
+
+  // Ranks whose mpirun was killed notice it a little later; the next kill must not hit them instead.
+  void wait_for_orphans(int ranks) const {
+    for (int rank = 0; ranks > 1 && rank < ranks; ++rank)
+      while (process_of_rank(rank, (scratch / "killed").string()) > 0) ::usleep(1000);
   }
 
   bool holds_part_of_a_checkpoint() const {

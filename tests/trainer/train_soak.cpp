@@ -7,7 +7,7 @@ namespace {
 using TrainSoak = KilledRun;
 
 TEST_F(TrainSoak, KilledTwoHundredTimesEndsWithTheSameBits) {
-  const Counts counts = expect_same_after(200, 4000, 16, {1, 2, 4});
+  const Counts counts = expect_same_after(200, 2000, 16, {1, 2, 4});
   printf("%d kills, %d of them in the middle of a save\n", counts.kills, counts.in_saves);
   EXPECT_GT(counts.in_saves, 10);
 }
