@@ -17,7 +17,10 @@ Fusion::Fusion(const ModelConfig& config, const parallel::LayerBuilder& layers) 
 }
 
 std::vector<at::Tensor> Fusion::operator()(const at::Tensor& attention, const at::Tensor& state) const {
-  const at::Tensor scaled = alpha_.defined() ? state.mul(alpha_) : state;
+  // Of each channel, though a head's channels share it: LibTorch's sum to a single number, which the gradient
+  // of one head would take, depends on the number of threads.
+  const at::Tensor scaled =
+      alpha_.defined() ? state.mul(alpha_.expand({state.size(2), state.size(3)})) : state;
   if (pairs_) return {(*pairs_)(attention, scaled)};
   return {attention, scaled};
 }
