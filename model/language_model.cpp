@@ -10,8 +10,16 @@
 namespace wuneng::model {
 namespace {
 
+// As large as what a block adds (the standard deviation of output projections, mixer.cpp): a far smaller stream
+// is drowned by its first block, and attention then does not learn to look up what it has seen. Where the head
+// shares the weights, rows of length one, which give logits of size one.
+parallel::Initializer stream_init(const ModelConfig& config) {
+  const std::int64_t parts = config.tied_head ? config.width : 2 * config.layers;
+  return init::normal(1.0 / std::sqrt(static_cast<double>(parts)));
+}
+
 parallel::Initializer embedding_init(const ModelConfig& config) {
-  return config.init == InitKind::rwkv ? init::uniform(1e-4) : init::normal(0.02);
+  return config.init == InitKind::rwkv ? init::uniform(1e-4) : stream_init(config);  // its embedding norm scales
 }
 
 parallel::Initializer head_init(const ModelConfig& config) {
@@ -29,7 +37,7 @@ LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& 
   const parallel::LayerBuilder builder(parameters_, tensor_group, seed, options);
   embedding_ = builder.vocabulary_rows("embedding", config.vocab_size, config.width, embedding_init(config));
   if (config.learned_positions > 0)
-    positions_ = builder.replicated("positions", {config.learned_positions, config.width}, init::normal(0.02),
+    positions_ = builder.replicated("positions", {config.learned_positions, config.width}, stream_init(config),
                                     parallel::Used::in_stream);
   if (config.embedding_norm) embedding_norm_.emplace(config, builder.in("embedding_norm"));
   for (std::int64_t l = 0; l < config.layers; ++l) {

@@ -6,7 +6,9 @@
 // Keys are different ids of 1 .. V/2-1, values different ids of V/2 .. V-1. The T-2K tokens after the pairs
 // are slots of two; each key stands first in a slot of its own, and slot i = 1, 2, ... is drawn with
 // probability proportional to i^(a-1), a = 0.01, without replacement: mostly early. The other tokens are 0,
-// or uniform ids with data.task.random_filler. Score: the share of queries right, mean over examples.
+// or uniform ids with data.task.random_filler. With data.task.shortest, training lengths are uniform from there
+// to T and the pairs in proportion, in place of the source's mixed set of five sizes. Score: the share of queries
+// right, mean over examples.
 #include <algorithm>
 #include <cmath>
 
@@ -17,14 +19,22 @@ namespace wuneng::data {
 namespace {
 
 constexpr std::int64_t published_vocabulary = 8192, published_tokens_per_pair = 16;
+constexpr std::int64_t shortest_of_one_pair = 4;
 constexpr double power = 0.01;  // a
 
 class Mqar final : public Task {
  public:
-  explicit Mqar(const TaskConfig& task)
-      : vocabulary_(task.vocabulary ? task.vocabulary : published_vocabulary),
-        count_(task.count),
-        random_filler_(task.random_filler) {}
+  explicit Mqar(const DataConfig& data)
+      : vocabulary_(data.task.vocabulary ? data.task.vocabulary : published_vocabulary),
+        count_(data.task.count),
+        shortest_(data.task.shortest),
+        random_filler_(data.task.random_filler) {
+    WN_REQUIRE(shortest_ == 0 ||
+                   (shortest_ >= shortest_of_one_pair && shortest_ % 2 == 0 && shortest_ <= data.sequence_length),
+               "data.task.shortest = {}: must be an even number from {}, one pair and its query, to "
+               "data.sequence_length = {}",
+               shortest_, shortest_of_one_pair, data.sequence_length);
+  }
 
   std::int64_t vocabulary() const override { return vocabulary_; }
   std::vector<Metric> metrics() const override { return {{"accuracy", Metric::Score::share}}; }
@@ -42,6 +52,12 @@ class Mqar final : public Task {
     WN_REQUIRE(size.count <= vocabulary_ / 2 - 1,
                "{}: {} pairs of mqar need data.task.vocabulary = {} or more (it is {}), so that keys differ",
                place, size.count, 2 * size.count + 2, vocabulary_);
+  }
+
+  Size training_size(const Size& largest, Random& random) const override {
+    if (shortest_ == 0) return largest;
+    const std::int64_t length = shortest_ + 2 * random.below((largest.length - shortest_) / 2 + 1);
+    return {length, std::max<std::int64_t>(1, largest.count * length / largest.length)};
   }
 
   Example draw(const Size& size, Random& random) const override {
@@ -79,12 +95,12 @@ class Mqar final : public Task {
     return order;
   }
 
-  std::int64_t vocabulary_, count_;
+  std::int64_t vocabulary_, count_, shortest_;
   bool random_filler_;
 };
 
 }  // namespace
 
-std::unique_ptr<Task> make_mqar(const DataConfig& data) { return std::make_unique<Mqar>(data.task); }
+std::unique_ptr<Task> make_mqar(const DataConfig& data) { return std::make_unique<Mqar>(data); }
 
 }  // namespace wuneng::data

@@ -22,6 +22,7 @@ const Family families[] = {
      .make = make_mqar,
      .vocabulary = true,
      .count = true,
+     .shortest = true,
      .random_filler = true},
     {.name = "a5", .id = TaskName::a5, .make = make_a5, .shortest = true},
     {.name = "s5", .id = TaskName::s5, .make = make_s5, .shortest = true},

@@ -2,6 +2,7 @@
 // distribution.
 #include <array>
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "tests/data/task_support.h"
@@ -96,6 +97,23 @@ TEST(Mqar, RandomFillersAreAnyTokens) {
     EXPECT_EQ(asked, (std::set{row.tokens[0], row.tokens[2], row.tokens[4]}));
   }
   expect_uniform(fillers);
+}
+
+TEST(Mqar, ShorterTrainingRowsHaveFewerPairsInProportion) {
+  const Data data(config_of(TaskName::mqar, 32, {.vocabulary = 64, .count = 8, .shortest = 6}));
+  std::map<std::int64_t, std::int64_t> pairs;  // of each length: the tokens up to the last that is not filler
+  for (const Row& row : data.train_rows(4000)) {
+    const auto asked = std::count_if(row.targets.begin(), row.targets.end(), [](auto t) { return t >= 0; });
+    ++pairs[asked];
+  }
+  // Lengths 6, 8 .. 32, each once in fourteen; length / 4 pairs, rounded down.
+  std::vector<double> counts, expected;
+  for (std::int64_t count = 1; count <= 8; ++count) {
+    counts.push_back(static_cast<double>(pairs[count]));
+    expected.push_back(4000.0 * (count == 1 || count == 8 ? 1.0 : 2.0) / 14.0);
+  }
+  EXPECT_EQ(pairs.size(), 8u);
+  expect_fits(counts, expected);
 }
 
 // ---- word problems ----

@@ -6,6 +6,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "common/check.h"
 #include "model/generation.h"
 #include "tests/model/every_model.h"
@@ -35,6 +38,25 @@ TEST_P(EveryModel, AnySplitOfTheTokensGivesTheSameOutput) {
     }
     EXPECT_LT(largest_difference(at::cat(parts, 1), whole), 2e-5);
     EXPECT_EQ(state.position, 75);
+  }
+}
+
+// A stream far smaller than that is drowned by the first block.
+TEST_P(EveryModel, TheStreamStartsAsLargeAsWhatABlockAdds) {
+  const ModelConfig& config = GetParam().config;
+  if (config.init == InitKind::rwkv) GTEST_SKIP() << "its embedding norm scales the stream";
+  const LanguageModel fresh(config, *group, 1);
+  const auto row_length = [&](std::string_view name) {  // of a matrix, the root of the mean square
+    const auto found = std::ranges::find(fresh.parameters(), name, &parallel::Parameter::name);
+    const at::Tensor& value = found->value;
+    return std::sqrt(value.square().sum().item<double>() / static_cast<double>(value.size(0)));
+  };
+  const double added = row_length("layers.0.ffn.down.weight");  // per channel, of inputs of size one
+  const double channels = std::sqrt(static_cast<double>(config.width));
+  for (const char* name : {"embedding.weight", "positions"}) {
+    if (name == std::string_view("positions") && config.learned_positions == 0) continue;
+    const double expected = config.tied_head ? 1.0 : added * channels;
+    EXPECT_NEAR(row_length(name) / expected, 1.0, 0.2) << name;
   }
 }
 
