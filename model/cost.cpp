@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/init.h"
+#include "model/softmax_attention.h"
 
 namespace wuneng::model {
 namespace {
@@ -89,13 +90,34 @@ double fusion_flops(const ModelConfig& config, std::int64_t layer, std::int64_t 
 
 // The channels per token below are those of the tensors that operators keep for their backward passes.
 
-double attention_channels(const ModelConfig& config, std::int64_t layer) {
+// Keys that a token's block of queries is given on average: all, or those that a window can reach from it.
+double mean_gathered_keys(std::int64_t window, std::int64_t T) {
+  if (window == 0 || T <= window) return static_cast<double>(T);
+  double sum = 0.0;
+  for (std::int64_t begin = 0; begin < T; begin += window_block) {
+    const std::int64_t end = std::min(T, begin + window_block);
+    sum += static_cast<double>((end - begin) * (end - std::max<std::int64_t>(0, begin - window + 1)));
+  }
+  return sum / static_cast<double>(T);
+}
+
+// What softmax attention adds to its inputs and its output: two capped scores per key, before and after the
+// softmax; the outputs of a window's blocks, which are copies of what becomes the output.
+double score_channels(const AttentionConfig& a, std::int64_t layer, double heads, std::int64_t T) {
+  const std::int64_t window = a.window_of(layer);
+  if (a.softcap > 0.0) return 2.0 * heads * mean_gathered_keys(window, T);
+  const bool blocks = window > 0 && T > window && T > window_block;
+  return blocks ? heads * static_cast<double>(a.head_size) : 0.0;
+}
+
+double attention_channels(const ModelConfig& config, std::int64_t layer, std::int64_t T) {
   const AttentionConfig& a = config.attention;
   if (!config.has_attention(layer)) return 0.0;
   const auto Q = static_cast<double>(a.heads * a.head_size),
              K = static_cast<double>(a.resolved_kv_heads() * a.head_size);
   const double before_norm = a.qk_norm ? Q + K : 0.0;
-  return Q + 2.0 * K + Q + before_norm;  // q, k, v as attention reads them, and its output
+  // q, k, v as attention reads them, and its output
+  return Q + 2.0 * K + Q + before_norm + score_channels(a, layer, static_cast<double>(a.heads), T);
 }
 
 double state_channels(const ModelConfig& config, std::int64_t layer) {
@@ -127,7 +149,7 @@ double pair_channels(double heads, double d, double N, bool joint, bool lift, bo
          ((lift && chosen ? N : 0.0) + (joint ? d + N : 0.0) + (lift ? d : 0.0) + (joint && lift ? d : 0.0));
 }
 
-double middle_channels(const ModelConfig& config) {
+double middle_channels(const ModelConfig& config, std::int64_t layer, std::int64_t T) {
   const AttentionConfig& a = config.attention;
   const std::int64_t heads = config.middle.resolved_heads(a);
   const auto H = static_cast<double>(heads), d = static_cast<double>(a.head_size),
@@ -151,12 +173,13 @@ double middle_channels(const ModelConfig& config) {
                            pair_channels(1.0, d, N, false, true, chosen_of_kind) +
                            pair_channels(1.0, d, N, true, true, chosen_of_kind) + d);
     case MiddleMode::key:  // the lift; q, k, v, before a norm too
-      return output + H * ((chosen ? N : 0.0) + d + (config.attention.qk_norm ? 5.0 : 3.0) * d);
+      return output + H * ((chosen ? N : 0.0) + d + (config.attention.qk_norm ? 5.0 : 3.0) * d) +
+             score_channels(a, layer, H, T);
   }
   return 0.0;
 }
 
-double fusion_channels(const ModelConfig& config, std::int64_t layer) {
+double fusion_channels(const ModelConfig& config, std::int64_t layer, std::int64_t T) {
   if (!config.is_hybrid(layer)) return 0.0;
   const std::int64_t H_a = config.attention.heads, H_s = config.state.heads;
   const auto d = static_cast<double>(config.attention.head_size),
@@ -170,7 +193,7 @@ double fusion_channels(const ModelConfig& config, std::int64_t layer) {
   if (scaled) total += R;      // what alpha multiplies
   if (all_paired) total += R;  // what is read, if it is not chosen anew
   if (additive || gated) total += A + pair_channels(static_cast<double>(H_a), d, N, gated, true, !all_paired);
-  return total + middle_channels(config);
+  return total + middle_channels(config, layer, T);
 }
 
 double feed_forward_channels(const ModelConfig& config) {
@@ -201,15 +224,15 @@ ForwardFlops forward_flops(const ModelConfig& config, std::int64_t sequence_leng
   return flops;
 }
 
-ActivationBytes activation_bytes(const ModelConfig& config) {
+ActivationBytes activation_bytes(const ModelConfig& config, std::int64_t sequence_length) {
   constexpr double element = 4.0;
   const double C = element * static_cast<double>(config.width);
   ActivationBytes bytes{.residual = config.embedding_norm ? C : 0.0, .head = 2.0 * C};
   for (std::int64_t l = 0; l < config.layers; ++l) {
     bytes.residual += 4.0 * C;  // the stream before and after the mixer, and the norm of each
-    bytes.attention += element * attention_channels(config, l);
+    bytes.attention += element * attention_channels(config, l, sequence_length);
     bytes.state += element * state_channels(config, l);
-    bytes.fusion += element * fusion_channels(config, l);
+    bytes.fusion += element * fusion_channels(config, l, sequence_length);
     bytes.feed_forward += element * feed_forward_channels(config);
   }
   return bytes;

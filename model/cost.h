@@ -20,8 +20,9 @@ struct ForwardFlops {
 };
 ForwardFlops forward_flops(const ModelConfig& config, std::int64_t sequence_length);
 
-// Bytes per token that a forward pass in float32 keeps for the backward pass. Left out: a few numbers per row
-// (statistics of norms), and what a window, a capped score or documents inside a row add.
+// Bytes per token that a forward pass in float32 on sequences of T tokens keeps for the backward pass: growing
+// with T only where scores are capped, of which two are kept per query and key. Left out: a few numbers per row
+// (statistics of norms), and what documents inside a row add.
 struct ActivationBytes {
   double residual = 0.0;  // the stream between mixers and feed-forwards, and its norms
   double attention = 0.0, state = 0.0, fusion = 0.0, feed_forward = 0.0;
@@ -29,7 +30,7 @@ struct ActivationBytes {
 
   double total() const { return residual + attention + state + fusion + feed_forward + head; }
 };
-ActivationBytes activation_bytes(const ModelConfig& config);
+ActivationBytes activation_bytes(const ModelConfig& config, std::int64_t sequence_length);
 
 // Bytes that a sequence of T tokens keeps between tokens, in float32: keys and values that later tokens may
 // still see, and the states with the last token that token shift looks back at.

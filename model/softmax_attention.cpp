@@ -17,7 +17,6 @@
 namespace wuneng::model {
 namespace {
 
-constexpr std::int64_t query_block = 128;    // queries that a window's keys are gathered for at once
 constexpr std::int64_t shortest_tiled = 32;  // tokens; below, tiles of 64 would be mostly empty
 
 // Which keys each query sees, [queries, keys]: queries are the last ones of the keys; window 0: all before.
@@ -120,8 +119,8 @@ at::Tensor SoftmaxAttention::attend_document(const at::Tensor& q, const at::Tens
   const std::int64_t queries = q.size(2), keys = k.size(2), past = keys - queries;
   if (window_ == 0 || keys <= window_) return attend_masked(q, k, v);
   std::vector<at::Tensor> blocks;
-  for (std::int64_t begin = 0; begin < queries; begin += query_block) {
-    const std::int64_t count = std::min(query_block, queries - begin);
+  for (std::int64_t begin = 0; begin < queries; begin += window_block) {
+    const std::int64_t count = std::min(window_block, queries - begin);
     const std::int64_t from = std::max<std::int64_t>(0, past + begin - window_ + 1),
                        to = past + begin + count;
     blocks.push_back(

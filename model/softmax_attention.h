@@ -12,6 +12,8 @@
 
 namespace wuneng::model {
 
+inline constexpr std::int64_t window_block = 128;  // queries that a window's keys are gathered for at once
+
 // Before norm and positions: q [B, T, H, N]; k, v [B, T, H_kv, N], where H_kv divides H.
 struct QueryKeyValue {
   at::Tensor q, k, v;

@@ -186,8 +186,8 @@ std::vector<Key> data_and_parallel_keys() {
        "the "
        "value (needle); auto: T/16, 16, (T-14)/4, 4"},
       {"data.task.shortest", IntegerKind{AT(data.task.shortest), 1, million, or_auto}, "tokens",
-       "training lengths are uniform from here to sequence_length (parity, a5, s5); auto: parity from 3, a5 "
-       "and s5 only T and 3"},
+       "training lengths are uniform from here to sequence_length (parity, a5, s5; mqar with fewer pairs, "
+       "state_recall with fewer swaps); auto: parity from 3, a5 and s5 only T and 3, the others only T"},
       {"data.task.random_filler", FlagKind{AT(data.task.random_filler)}, "",
        "random tokens instead of zeros around the queries (mqar)"},
       {"data.task.train_samples", IntegerKind{AT(data.task.train_samples), 0, billion}, "",

@@ -8,7 +8,8 @@
 // addresses 7 .. 6+n, the markers BITS, POINTERS, SWAP, QUERY as 7+n .. 10+n. Addresses of the pointers
 // differ; a swap exchanges the addresses of two different pointers. The paper fixes tokens and sizes (n = 16
 // to 32, m = 4 to 16, sweeps with n = m) but not the markers' places, which are ours.
-// `count` is n. m is what fits: m = (T - n - 14) / 3 rounded down; by default n = m = (T - 14) / 4. Score:
+// `count` is n. m is what fits: m = (T - n - 14) / 3 rounded down; by default n = m = (T - 14) / 4. With
+// data.task.shortest, training rows have any number of swaps from what fits there, none at 14 + n. Score:
 // the share of examples right; accuracy_moved of those whose first pointer ended elsewhere than it began,
 // where who never follows a swap is at chance, one half.
 #include <array>
@@ -25,7 +26,12 @@ constexpr std::int64_t fixed_tokens = 1 + 1 + 2 * pointers + 2, tokens_per_swap 
 class StateRecall final : public Task {
  public:
   explicit StateRecall(const DataConfig& data)
-      : bits_(data.task.count ? data.task.count : (data.sequence_length - fixed_tokens) / 4) {}
+      : bits_(data.task.count ? data.task.count : (data.sequence_length - fixed_tokens) / 4),
+        shortest_(data.task.shortest) {
+    WN_REQUIRE(shortest_ == 0 || (shortest_ >= bits_ + fixed_tokens && shortest_ <= data.sequence_length),
+               "data.task.shortest = {}: must be from {}, {} bits and no swap, to data.sequence_length = {}",
+               shortest_, bits_ + fixed_tokens, bits_, data.sequence_length);
+  }
 
   std::int64_t vocabulary() const override { return first_address + bits_ + 4; }
   std::vector<Metric> metrics() const override {
@@ -42,6 +48,13 @@ class StateRecall final : public Task {
                "{}: a memory of {} bits and one swap take {} tokens or more; lower data.task.count or raise "
                "the length",
                place, size.count, size.count + fixed_tokens + tokens_per_swap);
+  }
+
+  Size training_size(const Size& largest, Random& random) const override {
+    if (shortest_ == 0) return largest;
+    const std::int64_t least = swaps({shortest_, largest.count}), most = swaps(largest);
+    const std::int64_t drawn = least + random.below(most - least + 1);
+    return {largest.count + fixed_tokens + drawn * tokens_per_swap, largest.count};
   }
 
   Example draw(const Size& size, Random& random) const override {
@@ -74,7 +87,7 @@ class StateRecall final : public Task {
     return (size.length - size.count - fixed_tokens) / tokens_per_swap;
   }
 
-  std::int64_t bits_;
+  std::int64_t bits_, shortest_;
 };
 
 }  // namespace

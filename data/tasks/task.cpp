@@ -32,7 +32,11 @@ const Family families[] = {
      .make = make_selective_copy,
      .vocabulary = true,
      .count = true},
-    {.name = "state_recall", .id = TaskName::state_recall, .make = make_state_recall, .count = true},
+    {.name = "state_recall",
+     .id = TaskName::state_recall,
+     .make = make_state_recall,
+     .count = true,
+     .shortest = true},
     {.name = "needle", .id = TaskName::needle, .make = make_needle, .vocabulary = true, .count = true},
 };
 

@@ -192,6 +192,7 @@ TEST(Tasks, SettingsThatCannotWorkAreRefused) {
       {config_of(TaskName::state_recall, 30), "4 bits: state_recall needs 5 or more"},
       {config_of(TaskName::state_recall, 32, {.count = 16}), "16 bits and one swap take 33 tokens or more"},
       {config_of(TaskName::state_recall, 78, {.test_lengths = "78:17"}), "no more than the 16 of training"},
+      {config_of(TaskName::state_recall, 78, {.shortest = 29}), "must be from 30, 16 bits and no swap"},
       {config_of(TaskName::needle, 8), "a needle of 4 tokens and its query take 9 tokens or more"},
       {config_of(TaskName::needle, 32, {.vocabulary = 2}), "needle needs 3 or more"},
   };

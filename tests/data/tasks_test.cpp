@@ -345,6 +345,17 @@ TEST(StateRecall, LongerTestsSwapMoreAndFewerBitsKeepTheirIds) {
   for (const Row& row : data.test_rows(20, 2)) EXPECT_EQ(row.targets, replay(row.tokens, 16).targets);
 }
 
+TEST(StateRecall, ShorterTrainingRowsHaveFewerSwaps) {
+  const Data data(config_of(TaskName::state_recall, 34, {.count = 8, .shortest = 22}));
+  std::vector<double> rows(5);
+  for (const Row& row : data.train_rows(5000)) {
+    const Replayed solved = replay(row.tokens, 8);
+    EXPECT_EQ(row.targets, solved.targets);
+    ++rows.at(static_cast<std::size_t>(solved.swaps));
+  }
+  expect_uniform(rows);  // 0 .. 4 swaps
+}
+
 // The first pointer is in a swap with probability 2/5, so it is back home after m of them with probability
 // 1/5 + 4/5 * 2^-m.
 TEST(StateRecall, MovesAsOftenAsRandomSwapsDo) {

@@ -47,7 +47,7 @@ Json describe_model(const Config& config) {
   const std::int64_t T = config.data.sequence_length;
   const model::ForwardFlops flops = model::forward_flops(config.model, T);
   const model::SequenceBytes bytes = model::sequence_bytes(config.model, T);
-  const model::ActivationBytes activations = model::activation_bytes(config.model);
+  const model::ActivationBytes activations = model::activation_bytes(config.model, T);
   Json facts{{"parameters", total},
              {"components", components},
              {"sequence_length", T},
