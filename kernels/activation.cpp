@@ -3,6 +3,7 @@
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/composed.h"
 #include "kernels/op.h"
 #include "kernels/vector_math.h"
 
@@ -94,13 +95,15 @@ struct SquaredRelu : torch::autograd::Function<SquaredRelu> {
 }  // namespace
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
-  check_cpu_input("swiglu", "gate", gate, gate.sizes(), gate);
-  check_cpu_input("swiglu", "up", up, gate.sizes(), gate);
+  check_input("swiglu", "gate", gate, gate.sizes(), gate);
+  check_input("swiglu", "up", up, gate.sizes(), gate);
+  if (!gate.is_cpu()) return composed::swiglu(gate, up);
   return Swiglu::apply(gate, up);
 }
 
 at::Tensor squared_relu(const at::Tensor& x) {
-  check_cpu_input("squared_relu", "x", x, x.sizes(), x);
+  check_input("squared_relu", "x", x, x.sizes(), x);
+  if (!x.is_cpu()) return composed::squared_relu(x);
   return SquaredRelu::apply(x);
 }
 

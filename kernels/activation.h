@@ -1,4 +1,5 @@
-// Element-wise non-linearities that keep only their inputs for the backward pass. CPU, float32 and float64.
+// Element-wise non-linearities. On the CPU, float32 and float64, they keep only their inputs for the backward
+// pass; on CUDA, float32 and bfloat16, they are LibTorch's.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "common/check.h"
+#include "kernels/composed.h"
 #include "kernels/op.h"
 #include "kernels/simd.h"
 
@@ -48,9 +49,11 @@ void adamw(const at::Tensor& value, const at::Tensor& gradient, const at::Tensor
            const at::Tensor& exp_avg_sq, const AdamWStep& step) {
   const std::int64_t n = value.numel();
   for (const at::Tensor* x : {&value, &gradient, &exp_avg, &exp_avg_sq})
-    WN_CHECK(x->is_cpu() && x->is_contiguous() && x->scalar_type() == at::kFloat && x->numel() == n,
-             "adamw: a tensor of shape {} and dtype {}, expected {} contiguous float32 on the CPU",
-             shape_text(*x), c10::toString(x->scalar_type()), n);
+    WN_CHECK(x->device() == value.device() && x->is_contiguous() && x->scalar_type() == at::kFloat &&
+                 x->numel() == n,
+             "adamw: a tensor of shape {} and dtype {} on {}, expected {} contiguous float32 on {}",
+             shape_text(*x), c10::toString(x->scalar_type()), x->device().str(), n, value.device().str());
+  if (!value.is_cpu()) return composed::adamw(value, gradient, exp_avg, exp_avg_sq, step);
   const Factors factors = factors_of(step);
   auto *w = value.mutable_data_ptr<float>(), *m = exp_avg.mutable_data_ptr<float>(),
        *v = exp_avg_sq.mutable_data_ptr<float>();

@@ -7,8 +7,10 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/where.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/composed.h"
 #include "kernels/cuda_launch.h"
 #include "kernels/linear_cross_entropy_launch.h"
 #include "kernels/op.h"
@@ -130,6 +132,12 @@ void run_rows(const Problem& p, const Results& out, const LogitBlock& block) {
 void run_shard_rows(const Problem& p, const Results& out, const LogitBlock& block) {
   static_assert(sizeof(RowSummary) == summary_numbers * sizeof(double));
   const std::int64_t n = block.logits.size(0);
+  if (!p.hidden.is_cpu()) {
+    const auto part = [&](const at::Tensor& x) { return x.narrow(0, block.first, n); };
+    return composed::shard_rows({block.logits, part(p.targets), part(out.losses), part(out.objectives),
+                                 block.gradient, p.vocab, p.penalties},
+                                *p.shard);
+  }
   const at::Tensor mine = at::empty({n, summary_numbers}, at::kDouble);
   AT_DISPATCH_FLOATING_TYPES(p.hidden.scalar_type(), op, [&] {
     const auto rows = rows_of<scalar_t, scalar_t>(p, out, block);
@@ -274,14 +282,8 @@ LinearCrossEntropy apply(const at::Tensor& hidden, const at::Tensor& weight, con
 
 // Targets as rows of the shard's weight.
 at::Tensor rows_of_targets(const at::Tensor& targets, const VocabularyShard& shard, std::int64_t rows) {
-  at::Tensor found = at::empty_like(targets);
-  const auto* target = targets.const_data_ptr<std::int64_t>();
-  auto* row = found.mutable_data_ptr<std::int64_t>();
-  for (std::int64_t i = 0; i < targets.numel(); ++i) {
-    const bool here = target[i] >= shard.begin && target[i] < shard.begin + rows;
-    row[i] = target[i] < 0 ? -1 : here ? target[i] - shard.begin : target_elsewhere;
-  }
-  return found;
+  const at::Tensor row = targets.sub(shard.begin), here = row.ge(0).logical_and(row.lt(rows));
+  return at::where(targets.lt(0), std::int64_t{-1}, at::where(here, row, target_elsewhere));
 }
 
 }  // namespace
@@ -299,8 +301,6 @@ LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tens
                                         LogitPenalties penalties, const VocabularyShard& shard) {
   check_head(hidden, weight, vocab_size);
   check_targets(targets, hidden, shard.whole_size);
-  WN_CHECK(hidden.is_cpu(), "{}: a vocabulary shared out over processes is for the CPU only, not {}", op,
-           hidden.device().str());
   const at::Tensor rows = rows_of_targets(targets, shard, vocab_size);
   return apply(hidden, weight, {{}, {}, rows, vocab_size, penalties, &shard});
 }

@@ -47,7 +47,7 @@ LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tens
                                         const at::Tensor& targets, std::int64_t vocab_size,
                                         LogitPenalties penalties = {});
 
-// The same of a whole vocabulary of which the weight is one shard (CPU only): targets are ids of the whole,
+// The same of a whole vocabulary of which the weight is one shard: targets are ids of the whole,
 // `vocab_size` counts the weight's own rows, losses and objective are the whole's. The gradients are this
 // shard's: that of the weight is complete, that of hidden must be summed over the shards.
 LinearCrossEntropy linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,

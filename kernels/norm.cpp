@@ -3,6 +3,7 @@
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/composed.h"
 #include "kernels/op.h"
 #include "kernels/vector_math.h"
 
@@ -140,22 +141,25 @@ struct NormFunction : torch::autograd::Function<NormFunction> {
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  check_cpu_input("rms_norm", "x", x, x.sizes(), x);
-  check_cpu_input("rms_norm", "weight", weight, {x.size(-1)}, x);
+  check_input("rms_norm", "x", x, x.sizes(), x);
+  check_input("rms_norm", "weight", weight, {x.size(-1)}, x);
+  if (!x.is_cpu()) return composed::rms_norm(x, weight, eps);
   return NormFunction::apply(x, weight, std::optional<at::Tensor>(), eps);
 }
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  check_cpu_input("layer_norm", "x", x, x.sizes(), x);
-  check_cpu_input("layer_norm", "weight", weight, {x.size(-1)}, x);
-  check_cpu_input("layer_norm", "bias", bias, {x.size(-1)}, x);
+  check_input("layer_norm", "x", x, x.sizes(), x);
+  check_input("layer_norm", "weight", weight, {x.size(-1)}, x);
+  check_input("layer_norm", "bias", bias, {x.size(-1)}, x);
+  if (!x.is_cpu()) return composed::layer_norm(x, weight, bias, eps);
   return NormFunction::apply(x, weight, optional(bias), eps);
 }
 
 at::Tensor head_rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  check_cpu_input("head_rms_norm", "x", x, x.sizes(), x);
+  check_input("head_rms_norm", "x", x, x.sizes(), x);
   WN_CHECK(x.dim() >= 2, "head_rms_norm: x has shape {}, expected [..., H, N]", shape_text(x));
-  check_cpu_input("head_rms_norm", "weight", weight, {x.size(-2), x.size(-1)}, x);
+  check_input("head_rms_norm", "weight", weight, {x.size(-2), x.size(-1)}, x);
+  if (!x.is_cpu()) return composed::rms_norm(x, weight, eps);
   return NormFunction::apply(x, weight, std::optional<at::Tensor>(), eps);
 }
 

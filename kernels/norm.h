@@ -1,5 +1,6 @@
-// Normalisation over the last dimension. CPU, float32 and float64, forward and backward; statistics are kept,
-// not normalised activations. Bits do not depend on the number of threads.
+// Normalisation over the last dimension, forward and backward. CPU, float32 and float64: statistics are kept,
+// not normalised activations, and bits do not depend on the number of threads. CUDA, float32 and bfloat16:
+// LibTorch's.
 #pragma once
 
 #include <ATen/core/Tensor.h>

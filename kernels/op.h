@@ -66,14 +66,6 @@ inline void check_input(const char* op, const char* name, const at::Tensor& x, a
            reinterpret_cast<std::uintptr_t>(x.const_data_ptr()) % 16);
 }
 
-// The same for operators that have no CUDA version.
-inline void check_cpu_input(const char* op, const char* name, const at::Tensor& x, at::IntArrayRef shape,
-                            const at::Tensor& like) {
-  WN_CHECK(!x.defined() || x.is_cpu(), "{}: {} is on {}, expected the CPU: this operator has no CUDA version",
-           op, name, x.device().str());
-  check_input(op, name, x, shape, like);
-}
-
 // Rows per block. Blocks are the unit of parallel work and of summation: fixed, so that sums over rows keep
 // their bits whatever the threads.
 constexpr std::int64_t row_block = 32;

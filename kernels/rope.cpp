@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/composed.h"
 #include "kernels/op.h"
 #include "kernels/simd.h"
 
@@ -83,7 +84,8 @@ struct Rope : torch::autograd::Function<Rope> {
 at::Tensor rope(const at::Tensor& x, std::int64_t first_position, double base, double step) {
   WN_CHECK(x.dim() == 4 && x.size(3) % 2 == 0, "rope: x has shape {}, expected [B, T, H, N] with even N",
            shape_text(x));
-  check_cpu_input("rope", "x", x, x.sizes(), x);
+  check_input("rope", "x", x, x.sizes(), x);
+  if (!x.is_cpu()) return composed::rope(x, first_position, base, step);
   return Rope::apply(x, first_position, base, step);
 }
 

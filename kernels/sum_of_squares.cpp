@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 
 #include "common/check.h"
+#include "kernels/composed.h"
 #include "kernels/simd.h"
 
 namespace wuneng::kernels {
@@ -31,9 +32,9 @@ WUNENG_SIMD double block_sum_of(const double* x, std::int64_t n) { return block_
 }  // namespace
 
 at::Tensor sums_of_squares(const at::Tensor& x, std::int64_t block) {
-  WN_CHECK(x.is_contiguous() && x.device().is_cpu() && block > 0 && x.numel() % block == 0,
-           "sums_of_squares: {} elements on {}, expected contiguous blocks of {} on the CPU", x.numel(),
-           x.device().str(), block);
+  WN_CHECK(x.is_contiguous() && block > 0 && x.numel() % block == 0,
+           "sums_of_squares: {} elements, expected contiguous blocks of {}", x.numel(), block);
+  if (!x.is_cpu()) return composed::sums_of_squares(x, block);
   at::Tensor sums = at::empty({x.numel() / block}, at::kDouble);
   auto* sum = sums.mutable_data_ptr<double>();
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sums_of_squares", [&] {

@@ -20,9 +20,9 @@ struct ForwardFlops {
 };
 ForwardFlops forward_flops(const ModelConfig& config, std::int64_t sequence_length);
 
-// Bytes per token that a forward pass in float32 on sequences of T tokens keeps for the backward pass: growing
-// with T only where scores are capped, of which two are kept per query and key. Left out: a few numbers per row
-// (statistics of norms), and what documents inside a row add.
+// Bytes per token that a forward pass in float32 on sequences of T tokens keeps for the backward pass:
+// growing with T only where scores are capped, of which two are kept per query and key. Left out: a few
+// numbers per row (statistics of norms), and what documents inside a row add.
 struct ActivationBytes {
   double residual = 0.0;  // the stream between mixers and feed-forwards, and its norms
   double attention = 0.0, state = 0.0, fusion = 0.0, feed_forward = 0.0;

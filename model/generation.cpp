@@ -90,7 +90,7 @@ void Generator::read_prompts() {
 void Generator::read(const at::Tensor& ids, const at::Tensor& document_starts) {
   const at::NoGradGuard no_grad;
   const at::Tensor hidden = model_.hidden(ids, document_starts, &state_);
-  logits_ = model_.logits(hidden.select(1, hidden.size(1) - 1)).contiguous();
+  logits_ = model_.logits(hidden.select(1, hidden.size(1) - 1)).to(at::kCPU).contiguous();
 }
 
 std::vector<std::int32_t> Generator::next() {

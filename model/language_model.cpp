@@ -10,16 +10,17 @@
 namespace wuneng::model {
 namespace {
 
-// As large as what a block adds (the standard deviation of output projections, mixer.cpp): a far smaller stream
-// is drowned by its first block, and attention then does not learn to look up what it has seen. Where the head
-// shares the weights, rows of length one, which give logits of size one.
+// As large as what a block adds (the standard deviation of output projections, mixer.cpp): a far smaller
+// stream is drowned by its first block, and attention then does not learn to look up what it has seen. Where
+// the head shares the weights, rows of length one, which give logits of size one.
 parallel::Initializer stream_init(const ModelConfig& config) {
   const std::int64_t parts = config.tied_head ? config.width : 2 * config.layers;
   return init::normal(1.0 / std::sqrt(static_cast<double>(parts)));
 }
 
 parallel::Initializer embedding_init(const ModelConfig& config) {
-  return config.init == InitKind::rwkv ? init::uniform(1e-4) : stream_init(config);  // its embedding norm scales
+  return config.init == InitKind::rwkv ? init::uniform(1e-4)
+                                       : stream_init(config);  // its embedding norm scales
 }
 
 parallel::Initializer head_init(const ModelConfig& config) {
@@ -37,8 +38,8 @@ LanguageModel::LanguageModel(const ModelConfig& config, parallel::Communicator& 
   const parallel::LayerBuilder builder(parameters_, tensor_group, seed, options);
   embedding_ = builder.vocabulary_rows("embedding", config.vocab_size, config.width, embedding_init(config));
   if (config.learned_positions > 0)
-    positions_ = builder.replicated("positions", {config.learned_positions, config.width}, stream_init(config),
-                                    parallel::Used::in_stream);
+    positions_ = builder.replicated("positions", {config.learned_positions, config.width},
+                                    stream_init(config), parallel::Used::in_stream);
   if (config.embedding_norm) embedding_norm_.emplace(config, builder.in("embedding_norm"));
   for (std::int64_t l = 0; l < config.layers; ++l) {
     const parallel::LayerBuilder layer = builder.in(fmt::format("layers.{}", l));
@@ -79,7 +80,7 @@ at::Tensor LanguageModel::run(const at::Tensor& tokens, const parallel::Stream& 
   const Documents documents(tokens.size(0), tokens.size(1), document_starts, state ? state->position : 0,
                             state ? state->document_begin : std::vector<std::int64_t>());
   await(layers_.front().parameters_end);
-  at::Tensor h = parallel::embed(embedding_, tokens, stream);  // [B, T, C]
+  at::Tensor h = parallel::embed(embedding_, tokens.to(device()), stream);  // [B, T, C]
   if (positions_.defined()) h = h.add(learned_positions(documents, stream));
   if (embedding_norm_) h = (*embedding_norm_)(h);
   at::Tensor first_values;
@@ -105,7 +106,7 @@ at::Tensor LanguageModel::learned_positions(const Documents& documents,
   WN_REQUIRE(longest <= config_.learned_positions,
              "a text of {} tokens: model.learned_positions = {} is the longest that this model can read",
              longest, config_.learned_positions);
-  return at::embedding(positions_, stream.here(places));
+  return at::embedding(positions_, stream.here(places).to(device()));
 }
 
 at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
@@ -115,7 +116,7 @@ at::Tensor LanguageModel::logits(const at::Tensor& hidden) const {
 kernels::LinearCrossEntropy LanguageModel::loss(const at::Tensor& tokens, const at::Tensor& targets,
                                                 const at::Tensor& document_starts) const {
   const at::Tensor h = run(tokens, training_, document_starts, nullptr);
-  return parallel::cross_entropy(head_, h, targets.flatten(), config_.penalties, training_);
+  return parallel::cross_entropy(head_, h, targets.flatten().to(device()), config_.penalties, training_);
 }
 
 }  // namespace wuneng::model

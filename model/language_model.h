@@ -33,6 +33,9 @@ class LanguageModel {
   static parallel::Parameters parameter_shapes(const ModelConfig& config);
 
   const ModelConfig& config() const { return config_; }
+  at::Device device() const {
+    return embedding_.weight.device();
+  }  // of the parameters, and of what it returns
   const parallel::Parameters& parameters() const { return parameters_; }
   std::int64_t parameter_count() const;  // of the whole model
 
@@ -41,9 +44,9 @@ class LanguageModel {
   using Await = std::function<void(std::size_t parameters)>;
   void set_await(Await await) { await_ = std::move(await); }
 
-  // tokens [B, T] int64 -> the last norm's output [B, T, C]. `document_starts` as in data::Batch, may be
-  // undefined. With a state the tokens continue those seen before, and the state is brought up to date. Never
-  // in parts, whatever T; where the loss is, not differentiable.
+  // tokens [B, T] int64, on any device -> the last norm's output [B, T, C]. `document_starts` as in
+  // data::Batch, may be undefined. With a state the tokens continue those seen before, and the state is
+  // brought up to date. Never in parts, whatever T; where the loss is, not differentiable.
   at::Tensor hidden(const at::Tensor& tokens, const at::Tensor& document_starts = {},
                     ModelState* state = nullptr) const;
 

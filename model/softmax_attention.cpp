@@ -19,10 +19,12 @@ namespace {
 
 constexpr std::int64_t shortest_tiled = 32;  // tokens; below, tiles of 64 would be mostly empty
 
-// Which keys each query sees, [queries, keys]: queries are the last ones of the keys; window 0: all before.
-at::Tensor visible(std::int64_t queries, std::int64_t keys, std::int64_t window) {
+// Which keys each query sees, [queries, keys], on `device`: queries are the last ones of the keys; window 0:
+// all before.
+at::Tensor visible(std::int64_t queries, std::int64_t keys, std::int64_t window, at::Device device) {
+  const at::TensorOptions options = at::device(device).dtype(at::kLong);
   const at::Tensor distance =
-      at::arange(keys - queries, keys, at::kLong).unsqueeze(1).sub(at::arange(keys, at::kLong).unsqueeze(0));
+      at::arange(keys - queries, keys, options).unsqueeze(1).sub(at::arange(keys, options).unsqueeze(0));
   const at::Tensor causal = distance.ge(0);
   return window > 0 ? causal.logical_and(distance.lt(window)) : causal;
 }
@@ -134,7 +136,8 @@ at::Tensor SoftmaxAttention::attend_masked(const at::Tensor& q, const at::Tensor
   const std::int64_t queries = q.size(2), keys = k.size(2);
   const bool windowed = window_ > 0 && keys > window_;
   if (config_.softcap > 0.0)
-    return capped_attention(q, k, v, visible(queries, keys, windowed ? window_ : 0), config_.softcap);
+    return capped_attention(q, k, v, visible(queries, keys, windowed ? window_ : 0, q.device()),
+                            config_.softcap);
   const bool square = queries == keys && !windowed;
   if (square && queries >= shortest_tiled) {
     const at::Tensor rows = q.transpose(1, 2), key_rows = k.transpose(1, 2);
@@ -143,7 +146,7 @@ at::Tensor SoftmaxAttention::attend_masked(const at::Tensor& q, const at::Tensor
   }
   c10::optional<at::Tensor> mask;
   if (!square && (queries > 1 || windowed))  // LibTorch's own causal mask is aligned to the first key
-    mask = visible(queries, keys, windowed ? window_ : 0);
+    mask = visible(queries, keys, windowed ? window_ : 0, q.device());
   return at::scaled_dot_product_attention(q, k, v, mask, 0.0, square, c10::nullopt, k.size(1) != q.size(1));
 }
 

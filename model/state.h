@@ -26,7 +26,7 @@ struct LayerState {
   at::Tensor mixer_previous;  // [B, C] the last token's input of the state heads' token shift
   at::Tensor wkv;             // [B, H_s, N, N]
   BoundaryMemory boundaries;
-  at::Tensor ffn_previous;    // [B, C] the last token's input of the channel mix
+  at::Tensor ffn_previous;  // [B, C] the last token's input of the channel mix
 };
 
 struct ModelState {

@@ -1,5 +1,5 @@
-// How the ranks of a group talk. Tensors are on the CPU and contiguous; every rank makes the same calls in
-// the same order, from one thread at a time.
+// How the ranks of a group talk. Tensors are contiguous and on a device that the group was made for; every
+// rank makes the same calls in the same order, from one thread at a time.
 #pragma once
 
 #include <ATen/core/Tensor.h>

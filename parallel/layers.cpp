@@ -140,6 +140,7 @@ const Parameter& LayerBuilder::add(const std::string& name, at::IntArrayRef shap
               .partial_gradient = partial_gradient,
               .group = group};
   if (split.dim >= 0) cut(p, split);
+  if (!options_.shapes_only) p.value = p.value.to(options_.device);
   p.value = p.value.clone(at::MemoryFormat::Contiguous).requires_grad_();
   parameters_->push_back(std::move(p));
   return parameters_->back();

@@ -33,8 +33,9 @@ struct Split {
 enum class Used { in_stream, in_block };
 
 struct Building {
-  bool sequence = false;     // training has its residual stream in parts (stream.h)
-  bool shapes_only = false;  // parameters take no memory: tensors of the meta device, to be counted
+  bool sequence = false;         // training has its residual stream in parts (stream.h)
+  bool shapes_only = false;      // parameters take no memory: tensors of the meta device, to be counted
+  at::Device device = at::kCPU;  // of the parameters
 };
 
 // y = x W^T + bias with the rows of W [heads * head_size, in] split by head: y holds this rank's heads.

@@ -22,10 +22,11 @@ ParallelConfig resolved(ParallelConfig config, std::int64_t processes) {
   return config;
 }
 
-Mesh::Mesh(const ParallelConfig& config, Communicator& world) {
+Mesh::Mesh(const ParallelConfig& config, Communicator& world, const Device& device,
+           std::chrono::seconds limit) {
   const int tensor = static_cast<int>(config.tensor);
   const auto group = [&](int colour) {
-    auto ranks = world.split(colour);
+    auto ranks = with_device(world.split(colour), device, limit);
     return config.check_calls ? make_checked(std::move(ranks), fmt::format("rank {}", world.rank()))
                               : std::move(ranks);
   };

@@ -6,6 +6,7 @@
 
 #include "parallel/communicator.h"
 #include "parallel/config.h"
+#include "parallel/device.h"
 
 namespace wuneng::parallel {
 
@@ -15,8 +16,10 @@ ParallelConfig resolved(ParallelConfig config, std::int64_t processes);
 
 class Mesh {
  public:
-  // Splits `world`, whose ranks all call this with the same resolved() sizes.
-  Mesh(const ParallelConfig& config, Communicator& world);
+  // Splits `world`, whose ranks all call this with the same resolved() sizes. The groups carry tensors on the
+  // CPU and on `device`; `limit`: see with_device().
+  Mesh(const ParallelConfig& config, Communicator& world, const Device& device = {},
+       std::chrono::seconds limit = std::chrono::minutes(10));
 
   Communicator& data() const {
     return *data_;

@@ -71,7 +71,8 @@ World::World()
   library_ = library_.substr(0, library_.find(','));
   MPI_Comm node = MPI_COMM_NULL;
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-  MPI_Comm_size(node, &processes_on_this_node_);
+  MPI_Comm_rank(node, &on_this_host_.rank);
+  MPI_Comm_size(node, &on_this_host_.size);
   MPI_Comm_free(&node);
   self_test(*communicator_, host_);
 #else

@@ -6,6 +6,7 @@
 
 #include "parallel/calls.h"
 #include "parallel/communicator.h"
+#include "parallel/device.h"
 
 namespace wuneng::parallel {
 
@@ -24,7 +25,7 @@ class World {
   Communicator& communicator() { return *communicator_; }
   int rank() const { return communicator_->rank(); }
   int size() const { return communicator_->size(); }
-  int processes_on_this_node() const { return processes_on_this_node_; }
+  HostRank on_this_host() const { return on_this_host_; }
   const std::string& host() const { return host_; }
   std::string name() const;                                // "rank 1 of 2 on host"
   const std::string& library() const { return library_; }  // "Open MPI v4.1.4 ...", or "none"
@@ -38,7 +39,7 @@ class World {
   std::unique_ptr<Communicator> communicator_;
   std::string host_;
   std::string library_ = "none";
-  int processes_on_this_node_ = 1;
+  HostRank on_this_host_;
   bool mpi_ = false;
 };
 

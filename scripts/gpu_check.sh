@@ -5,6 +5,7 @@
 #   2. runs the suite's own checks on the CPU: what fails here is not the GPU's fault
 #   3. compares every warp primitive of the GPU with the emulator, register by register
 #   4. runs the suite on the GPU: all checks on device tensors, compute-sanitizer on small shapes, the benchmark (with fla when Python finds it)
+#   5. where build/wuneng is there and starts: trains small models of every kind on the GPU and on the CPU, resumes, and lets two processes share the GPU
 #
 #   --report FILE   where the report goes; else report.md in $OUT if that is set, in build-gpu/ if not
 #   --parts LIST    which of checks,sanitizer,benchmark step 4 runs; all when not given
@@ -62,5 +63,11 @@ fi
 say "the suite on the GPU"
 status=0
 "${suite[@]}" --device cuda --parts "$parts" --conformance "$build/emulator.txt" --report "$report" --commit "$commit" --command "$command_line" || status=$?
+if "$root/build/wuneng" --version >/dev/null 2>&1; then
+  say "the trainer on the GPU"
+  python3 "$root/tests/gpu/trainer_checks.py" --program "$root/build/wuneng" --device cuda --report "$report" || status=$?
+else
+  say "the trainer was not checked: build/wuneng is not there or does not start"
+fi
 say "report: $report"
 exit $status

@@ -19,6 +19,7 @@ using model::RopeScaling;
 using model::StateKv;
 using model::StateRead;
 using model::StateValue;
+using parallel::DeviceKind;
 using parallel::Reduction;
 using OnFailure = CheckpointConfig::OnFailure;
 using Schedule = OptimizerConfig::Schedule;
@@ -203,6 +204,14 @@ std::vector<Key> data_and_parallel_keys() {
        "processes that share each layer; divides heads and feed-forward channels; auto: all that "
        "parallel.data "
        "leaves",
+       Resume::free},
+      {"parallel.device",
+       choice<DeviceKind>(
+           AT(parallel.device),
+           {{"auto", DeviceKind::automatic}, {"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}}),
+       "", "where to compute, in float32; auto: on a GPU where a host has one", Resume::free},
+      {"parallel.share_gpus", FlagKind{AT(parallel.share_gpus)}, "",
+       "a host may have more processes than GPUs, whose messages then go through its memory: for tests",
        Resume::free},
       {"parallel.sequence", FlagKind{AT(parallel.sequence)}, "",
        "the processes that share a layer split the tokens of norms and residuals between layers, which takes "

@@ -97,7 +97,8 @@ Tally answers(const model::LanguageModel& model, const data::Batch& batch) {
   const at::Tensor targets = batch.targets.flatten();
   const at::Tensor places = targets.ge(0).nonzero().squeeze(1);
   const at::Tensor hidden = model.hidden(batch.tokens, batch.document_starts).flatten(0, 1);
-  const at::Tensor logits = model.logits(hidden.index_select(0, places)).to(at::kFloat);  // [n, V]
+  const at::Tensor logits =
+      model.logits(hidden.index_select(0, places.to(hidden.device()))).to(at::kCPU, at::kFloat);  // [n, V]
   const at::Tensor wanted = targets.index_select(0, places);
   Tally tally;
   tally.loss = sum_in_order(at::cross_entropy_loss(logits, wanted, {}, at::Reduction::None));
@@ -142,9 +143,10 @@ std::optional<double> Evaluation::bits_per_byte() const {
 }
 
 double sum_in_order(const at::Tensor& losses) {
-  const auto* loss = losses.const_data_ptr<float>();
+  const at::Tensor here = losses.to(at::kCPU);
+  const auto* loss = here.const_data_ptr<float>();
   double sum = 0.0;
-  for (std::int64_t i = 0; i < losses.numel(); ++i) sum += static_cast<double>(loss[i]);
+  for (std::int64_t i = 0; i < here.numel(); ++i) sum += static_cast<double>(loss[i]);
   return sum;
 }
 

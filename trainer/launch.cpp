@@ -70,7 +70,7 @@ std::string build_identity() {
 }
 
 Json launch_record(const std::string& command_line, parallel::World& world,
-                   const parallel::ParallelConfig& axes) {
+                   const parallel::ParallelConfig& axes, const std::string& device) {
   const auto now = std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
   return {{"time", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", now)},
           {"command", command_line},
@@ -80,6 +80,7 @@ Json launch_record(const std::string& command_line, parallel::World& world,
           {"processes", world.size()},
           {"hosts", world.communicator().all_gather_text(world.host())},
           {"mesh", {{"data", axes.data}, {"tensor", axes.tensor}}},
+          {"device", device},
           {"threads", at::get_num_threads()},
           {"environment", relevant_environment()}};
 }
@@ -112,7 +113,7 @@ std::string banner(const Config& config, const Json& launch, const model::Langua
   const std::int64_t batch_tokens = config.trainer.global_batch * config.data.sequence_length;
   return fmt::format(
       "{}\n"
-      "mpi      {}; {} process(es) of {} thread(s), mesh data {} x tensor {}\n"
+      "mpi      {}; {} process(es) of {} thread(s), mesh data {} x tensor {}, on {}\n"
       "hosts    {}\n"
       "model    {} parameters: {} layers of {} attention + {} state heads, width {}, vocabulary {}\n"
       "data     {}\n"
@@ -121,7 +122,7 @@ std::string banner(const Config& config, const Json& launch, const model::Langua
       launch.at("build").get<std::string>(), launch.at("mpi").get<std::string>(),
       launch.at("processes").get<int>(), launch.at("threads").get<int>(),
       launch.at("mesh").at("data").get<std::int64_t>(), launch.at("mesh").at("tensor").get<std::int64_t>(),
-      count_hosts(launch.at("hosts").get<std::vector<std::string>>()),
+      launch.at("device").get<std::string>(), count_hosts(launch.at("hosts").get<std::vector<std::string>>()),
       short_count(static_cast<double>(model.parameter_count())), m.layers, m.attention.heads, m.state.heads,
       m.width, m.vocab_size, data, config.trainer.global_batch, config.data.sequence_length, batch_tokens,
       config.trainer.micro_batch, folder, hex(identity_hash(config)));

@@ -16,10 +16,10 @@ int threads_per_process(std::int64_t asked, int processes_on_this_node);
 // Version, commit, build type, compiler and LibTorch in one line; ranks must agree on it.
 std::string build_identity();
 
-// One entry of run.json: time, command line, versions, hosts, mesh (its resolved `axes`), threads,
+// One entry of run.json: time, command line, versions, hosts, mesh (its resolved `axes`), device, threads,
 // environment that matters. All ranks call it.
 Json launch_record(const std::string& command_line, parallel::World& world,
-                   const parallel::ParallelConfig& axes);
+                   const parallel::ParallelConfig& axes, const std::string& device);
 
 // A large number in a few characters: "3.29 M".
 std::string short_count(double count);

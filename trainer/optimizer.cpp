@@ -29,7 +29,8 @@ AdamW::AdamW(const OptimizerConfig& config, const parallel::Parameters& paramete
         segments_.push_back({part.begin, owned + part.begin - range.begin, part.size, parameters[i].group});
     owned += range.size;
   }
-  for (const char* name : moment_names) moments_.push_back({name, at::zeros({owned}, at::kFloat)});
+  for (const char* name : moment_names)
+    moments_.push_back({name, at::zeros({owned}, parameters.front().value.options().requires_grad(false))});
 }
 
 void AdamW::step(const at::Tensor& values, const at::Tensor& gradient, double lr, double scale) {

@@ -27,14 +27,16 @@ std::filesystem::path resolve_checkpoint(const std::filesystem::path& path) {
   return *newest;
 }
 
-SavedModel::SavedModel(const std::filesystem::path& path, parallel::Communicator& tensor_group)
-    : SavedModel(Checkpoint(resolve_checkpoint(path)), tensor_group) {}
+SavedModel::SavedModel(const std::filesystem::path& path, parallel::Communicator& tensor_group,
+                       at::Device device)
+    : SavedModel(Checkpoint(resolve_checkpoint(path)), tensor_group, device) {}
 
-SavedModel::SavedModel(const Checkpoint& checkpoint, parallel::Communicator& tensor_group)
+SavedModel::SavedModel(const Checkpoint& checkpoint, parallel::Communicator& tensor_group, at::Device device)
     : folder(checkpoint.folder()),
       position(checkpoint.info().position),
       config(parse_config(checkpoint.info().config, (checkpoint.folder() / "manifest.json").string())),
-      model(split_over(config.model, tensor_group), tensor_group, static_cast<std::uint64_t>(config.seed)) {
+      model(split_over(config.model, tensor_group), tensor_group, static_cast<std::uint64_t>(config.seed),
+            {.device = device}) {
   const std::string& text = checkpoint.info().tokenizer;
   const std::string place = (checkpoint.folder() / "tokenizer.json").string();
   if (!text.empty()) tokenizer = data::tokenizer_from_json(parse_json(text, place), place);

@@ -15,7 +15,8 @@ namespace wuneng::trainer {
 struct SavedModel {
   // `path`: a checkpoint folder, or a run folder, whose newest checkpoint is taken. Throws UsageError as
   // Checkpoint does.
-  SavedModel(const std::filesystem::path& path, parallel::Communicator& tensor_group);
+  SavedModel(const std::filesystem::path& path, parallel::Communicator& tensor_group,
+             at::Device device = at::kCPU);
 
   const data::Tokenizer& require_tokenizer()
       const;  // throws UsageError when the training corpus came without one
@@ -27,7 +28,7 @@ struct SavedModel {
   model::LanguageModel model;
 
  private:
-  SavedModel(const Checkpoint& checkpoint, parallel::Communicator& tensor_group);
+  SavedModel(const Checkpoint& checkpoint, parallel::Communicator& tensor_group, at::Device device);
 };
 
 // The checkpoint folder that `path` means: itself, or the newest one of the run folder.

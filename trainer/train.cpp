@@ -77,6 +77,7 @@ class Run {
   RunFolder folder_;
   std::optional<RunLock> lock_;
 
+  parallel::Device device_;
   parallel::ParallelConfig axes_;  // of the mesh, resolved
   std::optional<parallel::Mesh> mesh_;
   std::unique_ptr<const RunData> data_;
@@ -106,9 +107,10 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
       main_rank_(world.rank() == 0),
       logger_(make_logger(world.rank(), world.size())),
       folder_(options.output) {
-  at::set_num_threads(threads_per_process(config_.trainer.threads, world_.processes_on_this_node()));
+  at::set_num_threads(threads_per_process(config_.trainer.threads, world_.on_this_host().size));
   const TrainerConfig& trainer = config_.trainer;
   agree(world_.communicator(), [&] {
+    device_ = parallel::choose_device(config_.parallel, world_.on_this_host());
     data_ = make_run_data(config_);
     WN_REQUIRE(trainer.checkpoint.keep_best == 0 || data_->has_validation(),
                "trainer.checkpoint.keep_best = {}: needs data.validation to tell which are best",
@@ -116,6 +118,7 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
   });
   check_same(world_, {{"the program's build", build_identity()},
                       {"the MPI library", world_.library()},
+                      {"the device", device_.name},
                       {"the configuration", hex(hash_text(to_yaml(config_)))},
                       {"the training data, " + data_->setting(), hex(data_->hash())},
                       {"--output", std::filesystem::absolute(options_.output).string()}});
@@ -126,11 +129,11 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
     model::check_split(config_.model, axes_.tensor);
     check_sequence(config_, axes_.tensor);
   });
-  mesh_.emplace(axes_, world_.communicator());
+  mesh_.emplace(axes_, world_.communicator(), device_, std::chrono::seconds(trainer.stuck_after.collective));
   background_.emplace(mesh_->data());
   agree(world_.communicator(), [&] {
     model_.emplace(config_.model, mesh_->tensor(), static_cast<std::uint64_t>(config_.seed),
-                   parallel::Building{.sequence = axes_.sequence});
+                   parallel::Building{.sequence = axes_.sequence, .device = device_.where});
     const parallel::Parameters& all = model_->parameters();
     layout_.emplace(all, mesh_->data().size(), mesh_->data().rank(), axes_.shard_optimizer);
     parameters_.emplace(all, *layout_, *background_);
@@ -162,7 +165,7 @@ void Run::take_folder() {
 }
 
 void Run::open_folder() {
-  Json launch = launch_record(options_.command_line, world_, axes_);
+  Json launch = launch_record(options_.command_line, world_, axes_, device_.name);
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
     folder_.open(config_, launch);

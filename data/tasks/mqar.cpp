@@ -6,9 +6,9 @@
 // Keys are different ids of 1 .. V/2-1, values different ids of V/2 .. V-1. The T-2K tokens after the pairs
 // are slots of two; each key stands first in a slot of its own, and slot i = 1, 2, ... is drawn with
 // probability proportional to i^(a-1), a = 0.01, without replacement: mostly early. The other tokens are 0,
-// or uniform ids with data.task.random_filler. With data.task.shortest, training lengths are uniform from there
-// to T and the pairs in proportion, in place of the source's mixed set of five sizes. Score: the share of queries
-// right, mean over examples.
+// or uniform ids with data.task.random_filler. With data.task.shortest, training lengths are uniform from
+// there to T and the pairs in proportion, in place of the source's mixed set of five sizes. Score: the share
+// of queries right, mean over examples.
 #include <algorithm>
 #include <cmath>
 
@@ -29,8 +29,8 @@ class Mqar final : public Task {
         count_(data.task.count),
         shortest_(data.task.shortest),
         random_filler_(data.task.random_filler) {
-    WN_REQUIRE(shortest_ == 0 ||
-                   (shortest_ >= shortest_of_one_pair && shortest_ % 2 == 0 && shortest_ <= data.sequence_length),
+    WN_REQUIRE(shortest_ == 0 || (shortest_ >= shortest_of_one_pair && shortest_ % 2 == 0 &&
+                                  shortest_ <= data.sequence_length),
                "data.task.shortest = {}: must be an even number from {}, one pair and its query, to "
                "data.sequence_length = {}",
                shortest_, shortest_of_one_pair, data.sequence_length);

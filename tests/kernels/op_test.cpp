@@ -52,12 +52,6 @@ TEST(Op, InputsLieOnOneDevice) {
   EXPECT_THAT(check(nowhere, nowhere), HasSubstr("x is on meta, expected the CPU or CUDA"));
 }
 
-TEST(Op, OperatorsOfTheCpuRefuseCuda) {
-  const at::Tensor x = pretended_cuda({2, 8}, at::kFloat);
-  EXPECT_THAT(refusal([&] { rms_norm(x, x, 1e-5); }),
-              HasSubstr("rms_norm: x is on cuda:0, expected the CPU: this operator has no CUDA version"));
-}
-
 TEST(Op, GradientsBecomeDense) {
   const at::Tensor x = normal({4, 6}, 1);
   EXPECT_EQ(dense(x).const_data_ptr(), x.const_data_ptr());

@@ -275,8 +275,9 @@ TEST(AblateConfigs, AllArePlans) {
     ++count;
   }
   EXPECT_GE(count, 6u);
-  for (const std::string task : {"", "a5", "state_recall"})
-    expect_plan(source() / "configs/ablations/tasks.yaml", task, 0.15);
+  for (const auto& [size, millions] :
+       {std::pair{"", 0.15}, {"a5", 0.5}, {"state_recall", 0.15}, {"125m", 100.0}, {"350m", 330.0}})
+    expect_plan(source() / "configs/ablations/tasks.yaml", size, millions);
 }
 
 }  // namespace

@@ -81,6 +81,8 @@ const std::map<std::string, std::string>& other_values() {
       {"data.task.test_lengths", "\"12, 13\""},
       {"parallel.data", "2"},
       {"parallel.tensor", "3"},
+      {"parallel.device", "cpu"},
+      {"parallel.share_gpus", "true"},
       {"parallel.sequence", "true"},
       {"parallel.reduction", "fast"},
       {"parallel.check_calls", "true"},
@@ -215,6 +217,8 @@ TEST(ConfigKeys, OnlySharedKeysChangeTheIdentity) {
                                       "data.task.test_samples",
                                       "parallel.data",
                                       "parallel.tensor",
+                                      "parallel.device",
+                                      "parallel.share_gpus",
                                       "parallel.sequence",
                                       "parallel.reduction",
                                       "parallel.check_calls",
@@ -290,7 +294,8 @@ TEST(ConfigKeys, ReachTheirOwnFields) {
       "14},\n"
       "        fusion: {mode: concat, alpha: fixed, attention_norm: false}, ffn: {kind: rwkv, hidden: 15}}\n"
       "data: {train: a, validation: b, sequence_length: 16, separate_documents: false}\n"
-      "parallel: {data: 2, tensor: 3, reduction: fast, shard_optimizer: false}\n"
+      "parallel: {data: 2, tensor: 3, device: cuda, share_gpus: true, reduction: fast, shard_optimizer: "
+      "false}\n"
       "optimizer: {lr: 0.25, min_lr: 0.125, warmup_steps: 17, schedule: constant, beta1: 0.75, beta2: 0.625, "
       "eps: 0.375,\n"
       "            weight_decay: 18.5, clip: 19.5}\n"
@@ -318,8 +323,8 @@ TEST(ConfigKeys, ReachTheirOwnFields) {
   EXPECT_EQ(std::tuple(d.train, d.validation, d.sequence_length, d.separate_documents),
             std::tuple("a", "b", 16, false));
   const parallel::ParallelConfig& p = config.parallel;
-  EXPECT_EQ(std::tuple(p.data, p.tensor, p.reduction, p.shard_optimizer),
-            std::tuple(2, 3, parallel::Reduction::fast, false));
+  EXPECT_EQ(std::tuple(p.data, p.tensor, p.device, p.share_gpus, p.reduction, p.shard_optimizer),
+            std::tuple(2, 3, parallel::DeviceKind::cuda, true, parallel::Reduction::fast, false));
   const OptimizerConfig& o = config.optimizer;
   EXPECT_EQ(
       std::tuple(o.lr, o.min_lr, o.warmup_steps, o.schedule, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip),

@@ -139,8 +139,9 @@ TEST(ParseConfig, ReadsWhatToYamlWrote) {
   EXPECT_THAT(yaml, HasSubstr("    kv_heads: auto\n"));
   EXPECT_THAT(
       yaml,
-      HasSubstr("parallel:\n  data: auto\n  tensor: 1\n  sequence: false\n  reduction: tree\n  check_calls: "
-                "false\n  shard_optimizer: true\n"));
+      HasSubstr(
+          "parallel:\n  data: auto\n  tensor: 1\n  device: auto\n  share_gpus: false\n  sequence: false\n  "
+          "reduction: tree\n  check_calls: false\n  shard_optimizer: true\n"));
 }
 
 TEST(CheckConfig, WantsBatchesThatDivide) {

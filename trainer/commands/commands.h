@@ -38,6 +38,9 @@ Command add_import(CLI::App& program);
 Command add_ablate(CLI::App& program);
 Command add_help(CLI::App& program);
 
+// The option --device.
+void add_device(CLI::App& app, parallel::DeviceKind& device);
+
 // For commands that do their work in one process.
 void require_one_process(const Invocation& invocation, const std::string& command);
 

@@ -27,6 +27,7 @@ struct Flags {
   std::string checkpoint, corpus, tokens, logits;
   bool json = false;
   std::int64_t tensor = 1;
+  parallel::DeviceKind device = parallel::DeviceKind::automatic;
 };
 
 // Token ids as text, separated by white space.
@@ -58,7 +59,7 @@ void write_logits(const SavedModel& saved, const Flags& flags, parallel::World& 
   const at::NoGradGuard no_grad;
   at::Tensor tokens;
   agree(world.communicator(), [&] { tokens = read_ids(flags.tokens, saved.config.model.vocab_size); });
-  const at::Tensor logits = saved.model.logits(saved.model.hidden(tokens));
+  const at::Tensor logits = saved.model.logits(saved.model.hidden(tokens)).to(at::kCPU);
   agree(world.communicator(), [&] {
     if (world.rank() == 0) write_safetensors(flags.logits, {{"logits", logits.squeeze(0)}});
   });
@@ -101,16 +102,21 @@ Evaluation evaluate_corpus(const SavedModel& saved, const std::string& prefix, c
 
 ExitCode run(const Flags& flags, Invocation& invocation) {
   parallel::World& world = invocation.world;
-  at::set_num_threads(threads_per_process(0, world.processes_on_this_node()));
+  at::set_num_threads(threads_per_process(0, world.on_this_host().size));
   parallel::ParallelConfig axes;
   axes.tensor = flags.tensor;
-  agree(world.communicator(), [&] { axes = parallel::resolved(axes, world.size()); });
-  const parallel::Mesh mesh(axes, world.communicator());
+  axes.device = flags.device;
+  parallel::Device device;
+  agree(world.communicator(), [&] {
+    axes = parallel::resolved(axes, world.size());
+    device = parallel::choose_device(axes, world.on_this_host());
+  });
+  const parallel::Mesh mesh(axes, world.communicator(), device);
   std::optional<SavedModel> saved;
   agree(world.communicator(), [&] {
     WN_REQUIRE(flags.tokens.empty() == flags.logits.empty(),
                "--tokens FILE and --logits OUT.safetensors: one needs the other");
-    saved.emplace(flags.checkpoint, mesh.tensor());
+    saved.emplace(flags.checkpoint, mesh.tensor(), device.where);
     WN_REQUIRE(!flags.corpus.empty() || !flags.tokens.empty() ||
                    saved->config.data.task.name != data::TaskName::none,
                "give a corpus (--data PREFIX), or --tokens FILE with --logits OUT; only a model that was "
@@ -144,6 +150,7 @@ Command add_evaluate(CLI::App& program) {
                   "Processes that share the model's heads; the others share the corpus")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
+  add_device(*app, flags->device);
   app->add_option("--tokens", flags->tokens, "Token ids of one sequence, as text, for --logits")
       ->type_name("FILE");
   app->add_option("--logits", flags->logits, "Write the fp32 logits [T, V] of --tokens")

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "model/generation.h"
+#include "parallel/mesh.h"
 #include "trainer/agreement.h"
 #include "trainer/commands/commands.h"
 #include "trainer/launch.h"
@@ -18,6 +19,7 @@ struct Flags {
   std::string checkpoint;
   std::vector<std::string> prompts, stops;
   std::int64_t tokens = 200;
+  parallel::DeviceKind device = parallel::DeviceKind::automatic;
   model::SamplingConfig sampling{.temperature = 0.8, .top_k = 0, .top_p = 0.95, .seed = 0};
 };
 
@@ -71,9 +73,13 @@ class Output {
 
 ExitCode run(const Flags& flags, Invocation& invocation) {
   parallel::World& world = invocation.world;  // its processes share the model's heads
-  at::set_num_threads(threads_per_process(0, world.processes_on_this_node()));
+  at::set_num_threads(threads_per_process(0, world.on_this_host().size));
+  const parallel::ParallelConfig axes{.data = 1, .tensor = world.size(), .device = flags.device};
+  parallel::Device device;
+  agree(world.communicator(), [&] { device = parallel::choose_device(axes, world.on_this_host()); });
+  const parallel::Mesh mesh(axes, world.communicator(), device);
   std::optional<SavedModel> loaded;
-  agree(world.communicator(), [&] { loaded.emplace(flags.checkpoint, world.communicator()); });
+  agree(world.communicator(), [&] { loaded.emplace(flags.checkpoint, mesh.tensor(), device.where); });
   const SavedModel& saved = *loaded;
   const data::Tokenizer& tokenizer = saved.require_tokenizer();
   std::vector<std::vector<std::int32_t>> prompts;
@@ -112,6 +118,7 @@ Command add_generate(CLI::App& program) {
       ->type_name("TEXT")
       ->expected(1)
       ->take_all();
+  add_device(*app, flags->device);
   app->add_option("--tokens", flags->tokens, "Most tokens to write")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);

@@ -16,6 +16,17 @@ Command add_help(CLI::App& program) {
           }};
 }
 
+void add_device(CLI::App& app, parallel::DeviceKind& device) {
+  using parallel::DeviceKind;
+  static const std::map<std::string, DeviceKind> kinds{
+      {"auto", DeviceKind::automatic}, {"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}};
+  app.add_option_function<std::string>(
+         "--device", [&device](const std::string& name) { device = kinds.at(name); },
+         "Where to compute; auto: on a GPU where the host has one")
+      ->type_name("auto|cpu|cuda")
+      ->check(CLI::IsMember(kinds, CLI::ignore_space).description(""));
+}
+
 void require_one_process(const Invocation& invocation, const std::string& command) {
   const int processes = invocation.world.size();
   if (processes == 1) return;

@@ -23,7 +23,7 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
   const ImportedModel imported = import_model(source);
   write_imported_run(imported, flags.output,
                      launch_record(invocation.command_line, invocation.world,
-                                   parallel::resolved(imported.config.parallel, 1)));
+                                   parallel::resolved(imported.config.parallel, 1), parallel::Device().name));
   std::int64_t numbers = 0;
   for (const parallel::Parameter& parameter : imported.parameters) numbers += parameter.value.numel();
   fmt::print(
