@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
@@ -81,14 +82,16 @@ std::unique_ptr<Communicator> with_device(std::unique_ptr<Communicator> group, c
   if (device.where.is_cpu()) return group;
   if (group->size() == 1) return make_single();
   std::unique_ptr<Communicator> control = group->split(0);
-  if (device.shared) return make_by_device(std::move(group), make_host_staged(std::move(control)));
+  const std::vector<std::string> shared = group->all_gather_text(device.shared ? "shared" : "");
+  if (std::ranges::find(shared, "shared") != shared.end())
+    return make_by_device(std::move(group), make_host_staged(std::move(control)));
 #ifdef WUNENG_WITH_NCCL
   return make_by_device(std::move(group), make_nccl(std::move(control), device.where.index(), limit));
 #else
   throw UsageError(
-      "several GPUs need NCCL, and this program was built without: scripts/setup.sh --tests installs it; or "
-      "set "
-      "parallel.device=cpu");
+      "several GPUs need NCCL, and this program was built without it: scripts/setup.sh --tests installs it; "
+      "or "
+      "set parallel.device=cpu");
 #endif
 }
 

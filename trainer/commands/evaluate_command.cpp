@@ -106,6 +106,7 @@ ExitCode run(const Flags& flags, Invocation& invocation) {
   parallel::ParallelConfig axes;
   axes.tensor = flags.tensor;
   axes.device = flags.device;
+  axes.share_gpus = true;
   parallel::Device device;
   agree(world.communicator(), [&] {
     axes = parallel::resolved(axes, world.size());

@@ -74,7 +74,8 @@ class Output {
 ExitCode run(const Flags& flags, Invocation& invocation) {
   parallel::World& world = invocation.world;  // its processes share the model's heads
   at::set_num_threads(threads_per_process(0, world.on_this_host().size));
-  const parallel::ParallelConfig axes{.data = 1, .tensor = world.size(), .device = flags.device};
+  const parallel::ParallelConfig axes{
+      .data = 1, .tensor = world.size(), .device = flags.device, .share_gpus = true};
   parallel::Device device;
   agree(world.communicator(), [&] { device = parallel::choose_device(axes, world.on_this_host()); });
   const parallel::Mesh mesh(axes, world.communicator(), device);
