@@ -89,9 +89,8 @@ std::unique_ptr<Communicator> with_device(std::unique_ptr<Communicator> group, c
   return make_by_device(std::move(group), make_nccl(std::move(control), device.where.index(), limit));
 #else
   throw UsageError(
-      "several GPUs need NCCL, and this program was built without it: scripts/setup.sh --tests installs it; "
-      "or "
-      "set parallel.device=cpu");
+      "several GPUs need NCCL, which this program was built without: install it by scripts/setup.sh --tests, "
+      "or set parallel.device=cpu");
 #endif
 }
 
