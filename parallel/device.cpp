@@ -39,6 +39,20 @@ void load_cuda_operators() {
       dlerror());
 }
 
+std::string loaded_libraries() {
+  int runtime = 0, driver = 0;
+  cudaRuntimeGetVersion(&runtime);
+  cudaDriverGetVersion(&driver);
+  const auto version = [](int number) {  // 13010 is 13.1
+    return fmt::format("{}.{}", number / 1000, number % 1000 / 10);
+  };
+  std::string text = fmt::format("CUDA {}, driver for {}", version(runtime), version(driver));
+#ifdef WUNENG_WITH_NCCL
+  text += ", NCCL " + nccl_version();
+#endif
+  return text;
+}
+
 Device gpu_of(HostRank host, int gpus, bool share) {
   WN_REQUIRE(
       host.size <= gpus || share,
@@ -54,7 +68,8 @@ Device gpu_of(HostRank host, int gpus, bool share) {
   cudaDeviceProp properties{};
   const cudaError_t result = cudaGetDeviceProperties(&properties, index);
   WN_REQUIRE(result == cudaSuccess, "GPU {} cannot be used: {}", index, cudaGetErrorString(result));
-  return {at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index)), host.size > gpus, properties.name};
+  return {at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index)), host.size > gpus, properties.name,
+          loaded_libraries()};
 }
 #endif
 

@@ -21,6 +21,9 @@ struct Device {
   at::Device where = at::kCPU;
   bool shared = false;       // with another rank
   std::string name = "CPU";  // "NVIDIA H100 80GB HBM3"
+  std::string libraries;     // of a GPU, as loaded: "CUDA 13.0, driver for 13.0, NCCL 2.28.9"
+
+  std::string describe() const { return libraries.empty() ? name : name + " (" + libraries + ")"; }
 };
 
 // The CPU, or the GPU of this rank: with n GPUs, number rank mod n of its host. Loads LibTorch's CUDA

@@ -3,6 +3,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 
+#include <utility>
+
 namespace wuneng::parallel {
 
 FlatParameters::FlatParameters(const Parameters& parameters, const FlatLayout& layout, Background& data_group)
@@ -30,6 +32,7 @@ void FlatParameters::gather() {
 }
 
 void FlatParameters::wait_for(std::size_t parameters) {
+  if (std::exchange(stale_, false)) gather();
   if (parameters > 0) data_group_->wait(arrivals_[parameters - 1]);
 }
 

@@ -20,17 +20,21 @@ class FlatParameters {
 
   const at::Tensor& values() const { return flat_; }
 
-  // After an update of layout.owned(): brings the other ranks' pieces over in the background, those first
-  // that the model uses first.
-  void gather();
-  // Until the first `parameters`, in order of use, are there.
+  // After an update of layout.owned(): the other ranks' pieces are to be brought over.
+  void updated() { stale_ = true; }
+  // Until the first `parameters`, in order of use, are there. The first wait after an update begins to gather
+  // in the background, those first that the model uses first; not the update itself does, since what the ranks
+  // agree on between two steps would queue behind them on the wire.
   void wait_for(std::size_t parameters);
   void wait() { wait_for(arrivals_.size()); }
 
  private:
+  void gather();
+
   at::Tensor flat_;
   const FlatLayout* layout_;
   Background* data_group_;
+  bool stale_ = false;
   std::vector<std::int64_t> arrivals_;  // of each parameter: the call that brings it
 };
 

@@ -47,7 +47,7 @@ void check_result(int code, const char* call) {
 class Mpi final : public Communicator {
  public:
   // `patient`: for a thread beside one that computes. Its calls return to it between tries, and it leaves the
-  // core meanwhile, where a blocking call of MPI would hold on to it.
+  // core meanwhile, where a blocking call of MPI would hold on to it: the longer a call takes, the longer.
   Mpi(MPI_Comm owned, bool patient) : group_(owned), patient_(patient) {
     MPI_Comm_set_errhandler(group_, MPI_ERRORS_RETURN);
     MPI_Comm_rank(group_, &rank_);
@@ -183,13 +183,16 @@ class Mpi final : public Communicator {
   template <class Start>
   void call(const char* name, Start start) {
     if (!patient_) return check_result(start(nullptr), name);
+    using std::chrono::microseconds, std::chrono::steady_clock;
+    const auto begin = steady_clock::now();
     MPI_Request request = MPI_REQUEST_NULL;
     check_result(start(&request), name);
     for (int done = 0; !done;) {
       check_result(MPI_Test(&request, &done, MPI_STATUS_IGNORE), name);
       if (done) break;
       if (cancelled_) throw Error(fmt::format("{}: broken off", name));
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      const auto waited = std::chrono::duration_cast<microseconds>(steady_clock::now() - begin);
+      std::this_thread::sleep_for(std::clamp(waited / 8, microseconds(20), microseconds(500)));
     }
   }
 

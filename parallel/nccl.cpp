@@ -280,6 +280,12 @@ class Nccl final : public Communicator {
 
 }  // namespace
 
+std::string nccl_version() {
+  int number = 0;  // 22809 is 2.28.9
+  check_nccl(ncclGetVersion(&number), "ncclGetVersion");
+  return fmt::format("{}.{}.{}", number / 10000, number % 10000 / 100, number % 100);
+}
+
 std::unique_ptr<Communicator> make_nccl(std::unique_ptr<Communicator> control, int device,
                                         std::chrono::seconds limit) {
   return std::make_unique<Nccl>(std::move(control), device, limit);

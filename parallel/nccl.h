@@ -2,10 +2,14 @@
 
 #include <chrono>
 #include <memory>
+#include <string>
 
 #include "parallel/communicator.h"
 
 namespace wuneng::parallel {
+
+// Of the library that was loaded: "2.28.9".
+std::string nccl_version();
 
 // CUDA tensors of this rank's `device` over NCCL; `control` (over MPI) joins the same ranks and carries
 // barriers and texts. All ranks call it, each with a GPU of its own.

@@ -119,6 +119,7 @@ Run::Run(const Config& config, const TrainOptions& options, parallel::World& wor
   check_same(world_, {{"the program's build", build_identity()},
                       {"the MPI library", world_.library()},
                       {"the device", device_.name},
+                      {"the GPU libraries", device_.libraries},
                       {"the configuration", hex(hash_text(to_yaml(config_)))},
                       {"the training data, " + data_->setting(), hex(data_->hash())},
                       {"--output", std::filesystem::absolute(options_.output).string()}});
@@ -165,7 +166,7 @@ void Run::take_folder() {
 }
 
 void Run::open_folder() {
-  Json launch = launch_record(options_.command_line, world_, axes_, device_.name);
+  Json launch = launch_record(options_.command_line, world_, axes_, device_.describe());
   agree(world_.communicator(), [&] {
     if (!main_rank_) return;
     folder_.open(config_, launch);
@@ -254,7 +255,7 @@ StepResult Run::step() {
   const double shrink = clip > 0.0 && result.grad_norm > clip ? clip / result.grad_norm : 1.0;
   result.lr = learning_rate(config_.optimizer, position_.step + 1, config_.trainer.steps);
   optimizer_->step(parameters_->values(), gradient, result.lr, shrink / tokens);
-  parameters_->gather();
+  parameters_->updated();
 
   position_.step += 1;
   position_.samples += config_.trainer.global_batch;

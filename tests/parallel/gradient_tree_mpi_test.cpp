@@ -116,7 +116,7 @@ TEST(FlatParameters, AreWholeAgainAfterEachRankHasUpdatedItsPieces) {
   FlatParameters flat(parameters, layout, group);
   for (const FlatLayout::Range& range : layout.owned())
     range.of(flat.values()).copy_(at::arange(range.begin, range.end(), at::kFloat));
-  flat.gather();
+  flat.updated();
   flat.wait_for(1);
   EXPECT_TRUE(parameters[0].value.detach().flatten().equal(
       at::arange(layout.place(0).begin, layout.place(0).end(), at::kFloat)));
