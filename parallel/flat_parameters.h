@@ -22,9 +22,9 @@ class FlatParameters {
 
   // After an update of layout.owned(): the other ranks' pieces are to be brought over.
   void updated() { stale_ = true; }
-  // Until the first `parameters`, in order of use, are there. The first wait after an update begins to gather
-  // in the background, those first that the model uses first; not the update itself does, since what the ranks
-  // agree on between two steps would queue behind them on the wire.
+  // Until the first `parameters`, in order of use, are there. The first wait after an update is what begins
+  // to gather in the background, in order of use: begun with the update, all that ranks agree on between two
+  // steps would queue behind it on the wire.
   void wait_for(std::size_t parameters);
   void wait() { wait_for(arrivals_.size()); }
 
