@@ -44,8 +44,9 @@ struct StateConfig {
   StateKv kv = StateKv::own;
   StateValue value = StateValue::input;
   StateRead read = StateRead::single;
-  std::int64_t boundary_states = 0;  // a token also reads the last so many chunk-boundary states
-  bool value_residual = true;        // values are mixed with those of the first layer that has state heads
+  std::int64_t boundary_states = 0;   // a token also reads the last so many chunk-boundary states
+  bool negative_eigenvalues = false;  // transitions may turn the sign of what they remove
+  bool value_residual = true;         // values are mixed with those of the first layer that has state heads
   std::int64_t decay_rank = 0;
   std::int64_t rate_rank = 0;   // in-context learning rate
   std::int64_t value_rank = 0;  // value residual

@@ -133,7 +133,8 @@ double state_channels(const ModelConfig& config, std::int64_t layer) {
   const bool own = s.kv == StateKv::own;
   const double mixed = 4.0 + (own ? 2.0 : residual ? 1.0 : 0.0);
   // r, k, v, gate, the logits of decay and rate; log decay, k', a, b; y. Mixed values and their logit.
-  const double heads = 11.0 + (residual ? 2.0 : 0.0);
+  // b before, exp(log decay) and that plus one, where signs can turn.
+  const double heads = 11.0 + (residual ? 2.0 : 0.0) + (s.negative_eigenvalues ? 3.0 : 0.0);
   // A read keeps one state of N x N per N tokens, and of n boundaries states, queries and what was read.
   const double of_a_read = 1.0 + (n > 0.0 ? 3.0 * n + 3.0 : 0.0);
   // Between two reads y and r; chunks of the second are copies beside those of the first.

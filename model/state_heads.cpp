@@ -115,8 +115,9 @@ at::Tensor StateHeads::operator()(const at::Tensor& x, const QueryKeyValue& proj
   const at::Tensor rate_logit = heads(expand(rate_, mixed[rate].matmul(rate_.down)));
   const at::Tensor g = heads(expand(gate_, mixed[gate].matmul(gate_.down).sigmoid()));
 
-  const kernels::StateHeadInputs in =
+  kernels::StateHeadInputs in =
       kernels::prepare_state_head(decay_logit, rate_logit, k, removal_, replacement_);
+  if (config_.negative_eigenvalues) in.b = in.b.mul(in.log_decay.exp().add(1.0));
   const LayerState before = state ? *state : LayerState();
   const auto read = [&](const at::Tensor& by) -> BoundaryRead {
     if (config_.boundary_states > 0)

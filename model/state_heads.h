@@ -7,6 +7,11 @@
 //                     channels; each slice serves H_s N / (H_kv d) state heads
 //   value: attention  v_j += [A of state head j's group of H_a / H_s attention heads] U_j, U from 0
 //   read: dual        y = S W (S r), W [N, N] per head: what is read once asks again
+//   negative_eigenvalues
+//                     b = kappa alpha (1 + w): with one decay w for all channels, diag(w) - kappa b has the
+//                     eigenvalue w - alpha (1 + w) > -1 beside w, where RWKV-7's w - alpha is above -0.46.
+//                     A reflection swaps two things (arXiv 2411.12537, there for DeltaNet); twice alpha, as
+//                     there, would reach w - 2 < -1 here, and the state grow without bound
 //   boundary_states   y also reads the states at the last chunk boundaries (boundary_states.h)
 //
 // Heads are split over the tensor group with everything per head; token-shift mixes and low-rank down-factors

@@ -123,6 +123,8 @@ std::vector<Key> head_keys() {
        "", "how often the state is read: S r, or S W (S r)"},
       {"model.state.boundary_states", IntegerKind{AT(model.state.boundary_states), 0, 64}, "states",
        "a token also reads the last so many states that stood at a multiple of 64 tokens of its document"},
+      {"model.state.negative_eigenvalues", FlagKind{AT(model.state.negative_eigenvalues)}, "",
+       "a state's transition can turn the sign of what it removes, as following swaps asks"},
       {"model.state.value_residual", FlagKind{AT(model.state.value_residual)}, "",
        "values are mixed with those of the first layer that has state heads"},
       {"model.state.decay_rank", IntegerKind{AT(model.state.decay_rank), 1, million, or_auto}, "channels",
@@ -184,8 +186,9 @@ std::vector<Key> data_and_parallel_keys() {
        "needle 64"},
       {"data.task.count", IntegerKind{AT(data.task.count), 1, million, or_auto}, "",
        "things to remember: pairs (mqar), payload tokens (selective_copy), bits (state_recall), tokens of "
-       "the "
-       "value (needle); auto: T/16, 16, (T-14)/4, 4"},
+       "the value (needle); auto: T/16, 16, (T-14)/4, 4. Of a5 and s5: how many of five things an element "
+       "may move; "
+       "auto: 5"},
       {"data.task.shortest", IntegerKind{AT(data.task.shortest), 1, million, or_auto}, "tokens",
        "training lengths are uniform from here to sequence_length (parity, a5, s5; mqar with fewer pairs, "
        "state_recall with fewer swaps); auto: parity from 3, a5 and s5 only T and 3, the others only T"},

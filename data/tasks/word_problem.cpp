@@ -4,8 +4,10 @@
 //   BOS g1 g2 g3 ... gn       after each g: g1, g1 g2, g1 g2 g3, ...
 //
 // Elements are uniform; ids 0 .. order-1 are the permutations of five things in lexicographic order (of A5
-// the even ones), 0 is the identity, BOS is the last id. (p q)(i) = q(p(i)): p acts first. A row of T tokens
-// holds n = T-1 elements. Published training: the strings of the tested length n and all those of length 2;
+// the even ones), 0 is the identity, BOS is the last id. (p q)(i) = q(p(i)): p acts first. With `count` they
+// are uniform among those that move at most so many things: of S5 the identity and the swaps with 2, which
+// one transition of a state can follow exactly (Grazzi et al., arXiv 2411.12537). A row of T tokens holds
+// n = T-1 elements. Published training: the strings of the tested length n and all those of length 2;
 // the share of the latter is not fixed there, and one training example in 32 is of length 2 here. With
 // data.task.shortest, lengths are uniform from there to T instead. Score: the share of examples with every
 // product right; accuracy_per_token beside it.
@@ -21,6 +23,12 @@ namespace {
 using Permutation5 = std::array<std::int8_t, 5>;
 
 constexpr std::int64_t tokens_of_two_elements = 3, one_in = 32;
+
+std::size_t moved_by(const Permutation5& p) {
+  std::size_t moved = 0;
+  for (std::size_t i = 0; i < p.size(); ++i) moved += p[i] != static_cast<std::int8_t>(i);
+  return moved;
+}
 
 bool is_even(const Permutation5& p) {
   int inversions = 0;
@@ -41,9 +49,14 @@ std::vector<Permutation5> permutations(bool even_only) {
 
 class WordProblem final : public Task {
  public:
-  WordProblem(const DataConfig& data, bool even_only) : shortest_(data.task.shortest) {
+  WordProblem(const DataConfig& data, bool even_only)
+      : shortest_(data.task.shortest), count_(data.task.count) {
     const std::vector<Permutation5> elements = permutations(even_only);
     order_ = std::ssize(elements);
+    for (std::int64_t id = 0; id < order_; ++id)
+      for (std::size_t count = moved_by(elements[static_cast<std::size_t>(id)]); count < moving_.size();
+           ++count)
+        moving_[count].push_back(id);
     for (const Permutation5& p : elements)
       for (const Permutation5& q : elements) {
         Permutation5 product;
@@ -60,7 +73,13 @@ class WordProblem final : public Task {
     return {{"accuracy", Metric::Score::whole}, {"accuracy_per_token", Metric::Score::share}};
   }
 
+  std::int64_t count_of(std::int64_t) const override { return count_; }
+
   void check(const Size& size, const std::string& place) const override {
+    WN_REQUIRE(
+        size.count <= all && (size.count == 0 || moving_[static_cast<std::size_t>(size.count)].size() > 1),
+        "{}: data.task.count = {}: an element of this group moves {} to {} of five things", place, size.count,
+        std::ranges::find_if(moving_, [](const auto& ids) { return ids.size() > 1; }) - moving_.begin(), all);
     WN_REQUIRE(size.length > tokens_of_two_elements,
                "{}: a word problem needs {} tokens or more, BOS and three elements: all shorter strings are "
                "trained on",
@@ -68,10 +87,12 @@ class WordProblem final : public Task {
   }
 
   Example draw(const Size& size, Random& random) const override {
+    const std::vector<std::int64_t>& elements =
+        moving_[static_cast<std::size_t>(size.count ? size.count : all)];
     Example example{{order_}, {-1}};
     std::int64_t product = 0;
     for (std::int64_t t = 1; t < size.length; ++t) {
-      const std::int64_t element = random.below(order_);
+      const std::int64_t element = elements[static_cast<std::size_t>(random.below(std::ssize(elements)))];
       product = products_[static_cast<std::size_t>(product * order_ + element)];
       example.tokens.push_back(element);
       example.targets.push_back(product);
@@ -80,13 +101,20 @@ class WordProblem final : public Task {
   }
 
   Size training_size(const Size& largest, Random& random) const override {
-    if (shortest_ > 0) return {shortest_ + random.below(largest.length - shortest_ + 1), 0};
-    return {random.below(one_in) == 0 ? tokens_of_two_elements : largest.length, 0};
+    Size size = largest;
+    if (shortest_ > 0)
+      size.length = shortest_ + random.below(largest.length - shortest_ + 1);
+    else if (random.below(one_in) == 0)
+      size.length = tokens_of_two_elements;
+    return size;
   }
 
  private:
-  std::int64_t shortest_, order_ = 0;
-  std::vector<std::int64_t> products_;  // [order, order]
+  static constexpr std::int64_t all = 5;
+
+  std::int64_t shortest_, count_, order_ = 0;
+  std::array<std::vector<std::int64_t>, all + 1> moving_;  // [n]: ids that move at most n things
+  std::vector<std::int64_t> products_;                     // [order, order]
 };
 
 }  // namespace

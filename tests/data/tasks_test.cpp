@@ -183,6 +183,30 @@ TEST(WordProblem, ElementsAreUniform) {
   expect_uniform(last_products);
 }
 
+// A swap leaves four cycles, the identity five.
+TEST(WordProblem, CountLimitsWhatAnElementMoves) {
+  const std::vector<Image> all = group(TaskName::s5);
+  for (const std::int64_t count : {2, 3, 5}) {
+    const Data data(config_of(TaskName::s5, 21, {.count = count, .test_lengths = "21:4"}));
+    std::map<std::int64_t, double> hits;
+    for (const Row& row : data.train_rows(2000))
+      for (std::size_t t = 1; t < row.tokens.size() && row.targets[t] >= 0; ++t) ++hits[row.tokens[t]];
+    std::vector<double> counts;
+    for (const auto& [id, hit] : hits) {
+      const Image& image = all[static_cast<std::size_t>(id)];
+      std::int64_t moved = 0;
+      for (std::size_t i = 0; i < 5; ++i) moved += image[i] != i;
+      EXPECT_LE(moved, count);
+      counts.push_back(hit);
+    }
+    EXPECT_EQ(std::ssize(counts), count == 2 ? 1 + 10 : count == 3 ? 1 + 10 + 20 : 120);
+    expect_uniform(counts);
+    std::set<std::int64_t> tested;
+    for (const Row& row : data.test_rows(300, 1)) tested.insert(row.tokens.begin() + 1, row.tokens.end());
+    EXPECT_EQ(tested.size(), 1u + 10 + 20 + 45);
+  }
+}
+
 TEST(WordProblem, TrainingAddsStringsOfTwoOrAllLengths) {
   const auto published = lengths_of(Data(config_of(TaskName::a5, 11)).train_rows(20000));
   ASSERT_EQ(published.size(), 2u);

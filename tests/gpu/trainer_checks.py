@@ -23,7 +23,7 @@ MODELS = {
     "transformer": ("model.state.heads=0",),
     "rwkv7": ("model.attention.heads=0", "model.norm=layer", "model.embedding_norm=true", "model.init=rwkv", "model.ffn.kind=rwkv"),
     "gated, mixed middle heads": ("model.fusion.mode=gated", "model.middle.mode=mixed", "model.middle.heads=3"),
-    "window, softcap, boundary states": ("model.attention.window=16", "model.attention.softcap=10", "model.state.boundary_states=1"),
+    "window, softcap, boundary states, negative eigenvalues": ("model.attention.window=16", "model.attention.softcap=10", "model.state.boundary_states=1", "model.state.negative_eigenvalues=true"),
     "gpt-2": ("model.state.heads=0", "model.attention.positions=none", "model.learned_positions=64", "model.norm=layer", "model.biases=true", "model.ffn.kind=gelu",
               "model.tied_head=true"),
 }

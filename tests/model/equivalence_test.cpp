@@ -88,8 +88,9 @@ at::Tensor shifted(const at::Tensor& x, const at::Tensor& mix) {
 }
 
 // The time mix of arXiv 2503.14456, section 4, token by token, before its output matrix. [T, C] -> [T, H, N].
-at::Tensor state_heads(const Part& w, const at::Tensor& x, std::int64_t H, at::Tensor& first_values) {
-  const std::int64_t T = x.size(0), N = w["bonus"].size(1);
+at::Tensor state_heads(const Part& w, const at::Tensor& x, const StateConfig& config,
+                       at::Tensor& first_values) {
+  const std::int64_t T = x.size(0), H = config.heads, N = w["bonus"].size(1);
   const auto mixed = [&](int row) { return shifted(x, w["mix"][row]); };
   const auto heads = [&](const at::Tensor& channels) { return channels.view({T, H, N}); };
   const auto plus_bias = [&](const std::string& name, const at::Tensor& hidden) {
@@ -111,12 +112,15 @@ at::Tensor state_heads(const Part& w, const at::Tensor& x, std::int64_t H, at::T
   const at::Tensor scaled = key.mul(w["removal"]), removal = scaled.div(scaled.norm(2, -1, true));
   const at::Tensor k = key.mul(rate.sub(1.0).mul(w["replacement"]).add(1.0));
 
+  // How much is taken away; with twice of it, and without decay, its sign turns.
+  const at::Tensor taken = config.negative_eigenvalues ? rate.mul(decay.add(1.0)) : rate;
+
   at::Tensor state = at::zeros({H, N, N}, x.options());  // values x keys
   std::vector<at::Tensor> read;
   for (std::int64_t t = 0; t < T; ++t) {
     const at::Tensor removed = state.matmul(removal[t].unsqueeze(2));  // what lies under the removal key
     state = state.mul(decay[t].unsqueeze(1))
-                .sub(removed.matmul(rate[t].mul(removal[t]).unsqueeze(1)))
+                .sub(removed.matmul(taken[t].mul(removal[t]).unsqueeze(1)))
                 .add(v[t].unsqueeze(2).matmul(k[t].unsqueeze(1)));
     read.push_back(state.matmul(r[t].unsqueeze(2)).squeeze(2));
   }
@@ -148,7 +152,7 @@ at::Tensor by_equations(const LanguageModel& model, const at::Tensor& ids) {
       h = h.add(linear(attention_heads(layer.in("attention"), config.attention, u).flatten(1),
                        layer["output.attention.weight"]));
     if (config.has_state(l)) {
-      const at::Tensor heads = state_heads(layer.in("state"), u, config.state.heads, first_values);
+      const at::Tensor heads = state_heads(layer.in("state"), u, config.state, first_values);
       const at::Tensor scaled = layer.has("fusion.alpha") ? heads.mul(layer["fusion.alpha"]) : heads;
       h = h.add(linear(scaled.flatten(1), layer["output.state.weight"]));
     }
@@ -201,6 +205,12 @@ ModelConfig without_norm(Change change) {
 TEST_F(Equivalence, ATransformerIsItsEquations) { expect_by_equations(transformer()); }
 
 TEST_F(Equivalence, Rwkv7IsItsEquations) { expect_by_equations(rwkv7()); }
+
+TEST_F(Equivalence, StatesThatTurnSignsAreTheirEquations) {
+  ModelConfig config = rwkv7();
+  config.state.negative_eigenvalues = true;
+  expect_by_equations(config);
+}
 
 TEST_F(Equivalence, AHybridIsTheSumOfItsHeadsEachThroughItsOwnMatrix) {
   expect_by_equations(with([](ModelConfig& c) { c.state.heads = 2; }));

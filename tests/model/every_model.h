@@ -148,6 +148,7 @@ inline const Named every_model[] = {
        c.state.read = StateRead::dual;
        c.state.value_residual = false;
      })},
+    {"NegativeEigenvalues", with([](ModelConfig& c) { c.state.negative_eigenvalues = true; })},
     {"BoundaryStates", with([](ModelConfig& c) { c.state.boundary_states = 2; })},
     {"BoundaryStatesReadTwice", with([](ModelConfig& c) {
        c.state.boundary_states = 1;

@@ -54,6 +54,7 @@ const std::map<std::string, std::string>& other_values() {
       {"model.state.value", "attention"},
       {"model.state.read", "double"},
       {"model.state.boundary_states", "2"},
+      {"model.state.negative_eigenvalues", "true"},
       {"model.state.value_residual", "false"},
       {"model.state.decay_rank", "33"},
       {"model.state.rate_rank", "34"},

@@ -67,6 +67,7 @@ const Refusal refusals[] = {
     {"rwkv", {"model.state.head_size=128"}, "= 64", "model.state.head_size = 128"},
     {"rwkv", {"model.state.read=double"}, "= single", "model.state.read = double"},
     {"rwkv", {"model.state.boundary_states=2"}, "= 0", "model.state.boundary_states = 2"},
+    {"rwkv", {"model.state.negative_eigenvalues=true"}, "= false", "model.state.negative_eigenvalues = true"},
     {"rwkv", {"model.state.value_residual=false"}, "= true", "model.state.value_residual = false"},
     {"rwkv", {"model.ffn.kind=swiglu"}, "= rwkv", "model.ffn.kind = swiglu"},
     {"rwkv", {"model.norm=rms"}, "= layer", "model.norm = rms"},
