@@ -15,6 +15,7 @@ struct TaskConfig {
   std::int64_t vocabulary = 0;       // token ids of the task; 0: as published
   std::int64_t count = 0;            // things to remember; 0: as published
   std::int64_t shortest = 0;         // tokens of the shortest training example; 0: as published
+  std::int64_t pause_tokens = 0;     // tokens that wait after each element of a word problem
   bool random_filler = false;        // random tokens where there is nothing to read
   std::int64_t train_samples = 0;    // different training examples, repeated every epoch; 0: all are new
   std::int64_t test_samples = 1000;  // test examples of each length

@@ -192,6 +192,8 @@ std::vector<Key> data_and_parallel_keys() {
       {"data.task.shortest", IntegerKind{AT(data.task.shortest), 1, million, or_auto}, "tokens",
        "training lengths are uniform from here to sequence_length (parity, a5, s5; mqar with fewer pairs, "
        "state_recall with fewer swaps); auto: parity from 3, a5 and s5 only T and 3, the others only T"},
+      {"data.task.pause_tokens", IntegerKind{AT(data.task.pause_tokens), 0, 1000}, "tokens",
+       "tokens that wait after each element (a5, s5), for as many more transitions of a state"},
       {"data.task.random_filler", FlagKind{AT(data.task.random_filler)}, "",
        "random tokens instead of zeros around the queries (mqar)"},
       {"data.task.train_samples", IntegerKind{AT(data.task.train_samples), 0, billion}, "",

@@ -13,7 +13,7 @@ struct Family {
   TaskName id;
   std::unique_ptr<Task> (*make)(const DataConfig&);
   // Which keys of data.task mean something.
-  bool vocabulary = false, count = false, shortest = false, random_filler = false;
+  bool vocabulary = false, count = false, shortest = false, pause_tokens = false, random_filler = false;
 };
 
 const Family families[] = {
@@ -24,8 +24,18 @@ const Family families[] = {
      .count = true,
      .shortest = true,
      .random_filler = true},
-    {.name = "a5", .id = TaskName::a5, .make = make_a5, .count = true, .shortest = true},
-    {.name = "s5", .id = TaskName::s5, .make = make_s5, .count = true, .shortest = true},
+    {.name = "a5",
+     .id = TaskName::a5,
+     .make = make_a5,
+     .count = true,
+     .shortest = true,
+     .pause_tokens = true},
+    {.name = "s5",
+     .id = TaskName::s5,
+     .make = make_s5,
+     .count = true,
+     .shortest = true,
+     .pause_tokens = true},
     {.name = "parity", .id = TaskName::parity, .make = make_parity, .shortest = true},
     {.name = "selective_copy",
      .id = TaskName::selective_copy,
@@ -54,6 +64,7 @@ void check_keys(const TaskConfig& task, const Family& family) {
   refuse("vocabulary", task.vocabulary != 0, family.vocabulary, "auto");
   refuse("count", task.count != 0, family.count, "auto");
   refuse("shortest", task.shortest != 0, family.shortest, "auto");
+  refuse("pause_tokens", task.pause_tokens != 0, family.pause_tokens, "0");
   refuse("random_filler", task.random_filler, family.random_filler, "false");
 }
 

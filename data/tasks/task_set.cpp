@@ -184,10 +184,10 @@ std::vector<TaskTest> make_tests(const std::shared_ptr<const TaskExamples>& exam
 std::uint64_t task_hash(const DataConfig& data) {
   const TaskConfig& task = data.task;
   return hash_text(
-      fmt::format("{} length={} vocabulary={} count={} shortest={} random_filler={} "
+      fmt::format("{} length={} vocabulary={} count={} shortest={} pause_tokens={} random_filler={} "
                   "train_samples={} test_lengths={}",
                   spelling(task.name), data.sequence_length, task.vocabulary, task.count, task.shortest,
-                  task.random_filler, task.train_samples, task.test_lengths));
+                  task.pause_tokens, task.random_filler, task.train_samples, task.test_lengths));
 }
 
 }  // namespace wuneng::data

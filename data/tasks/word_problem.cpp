@@ -6,11 +6,14 @@
 // Elements are uniform; ids 0 .. order-1 are the permutations of five things in lexicographic order (of A5
 // the even ones), 0 is the identity, BOS is the last id. (p q)(i) = q(p(i)): p acts first. With `count` they
 // are uniform among those that move at most so many things: of S5 the identity and the swaps with 2, which
-// one transition of a state can follow exactly (Grazzi et al., arXiv 2411.12537). A row of T tokens holds
-// n = T-1 elements. Published training: the strings of the tested length n and all those of length 2;
-// the share of the latter is not fixed there, and one training example in 32 is of length 2 here. With
-// data.task.shortest, lengths are uniform from there to T instead. Score: the share of examples with every
-// product right; accuracy_per_token beside it.
+// one transition of a state can follow exactly if it may turn signs (Grazzi et al., arXiv 2411.12537). What
+// moves k things takes up to k - 1 swaps, and a token is one transition: with `pause_tokens` each element is
+// followed by so many BOS and answered after the last of them, which gives a state the several transitions
+// per element that DeltaProduct (arXiv 2502.10297) makes within one token. A row of T tokens holds n = (T-1)
+// / (1 + pause_tokens) elements. Published training: the strings of the tested length n and all those of
+// length 2; the share of the latter is not fixed there, and one training example in 32 is of length 2 here.
+// With data.task.shortest, lengths are uniform from there to T instead. Score: the share of examples with
+// every product right; accuracy_per_token beside it.
 #include <algorithm>
 #include <array>
 
@@ -22,7 +25,7 @@ namespace {
 
 using Permutation5 = std::array<std::int8_t, 5>;
 
-constexpr std::int64_t tokens_of_two_elements = 3, one_in = 32;
+constexpr std::int64_t one_in = 32;  // training examples is of two elements
 
 std::size_t moved_by(const Permutation5& p) {
   std::size_t moved = 0;
@@ -50,7 +53,7 @@ std::vector<Permutation5> permutations(bool even_only) {
 class WordProblem final : public Task {
  public:
   WordProblem(const DataConfig& data, bool even_only)
-      : shortest_(data.task.shortest), count_(data.task.count) {
+      : shortest_(data.task.shortest), count_(data.task.count), pause_(data.task.pause_tokens) {
     const std::vector<Permutation5> elements = permutations(even_only);
     order_ = std::ssize(elements);
     for (std::int64_t id = 0; id < order_; ++id)
@@ -63,9 +66,9 @@ class WordProblem final : public Task {
         for (std::size_t i = 0; i < p.size(); ++i) product[i] = q[static_cast<std::size_t>(p[i])];
         products_.push_back(std::ranges::lower_bound(elements, product) - elements.begin());
       }
-    WN_REQUIRE(shortest_ == 0 || (shortest_ >= 2 && shortest_ <= data.sequence_length),
-               "data.task.shortest = {}: must be from 2, BOS and an element, to data.sequence_length = {}",
-               shortest_, data.sequence_length);
+    WN_REQUIRE(shortest_ == 0 || (shortest_ >= tokens(1) && shortest_ <= data.sequence_length),
+               "data.task.shortest = {}: must be from {}, BOS and an element, to data.sequence_length = {}",
+               shortest_, tokens(1), data.sequence_length);
   }
 
   std::int64_t vocabulary() const override { return order_ + 1; }
@@ -80,10 +83,10 @@ class WordProblem final : public Task {
         size.count <= all && (size.count == 0 || moving_[static_cast<std::size_t>(size.count)].size() > 1),
         "{}: data.task.count = {}: an element of this group moves {} to {} of five things", place, size.count,
         std::ranges::find_if(moving_, [](const auto& ids) { return ids.size() > 1; }) - moving_.begin(), all);
-    WN_REQUIRE(size.length > tokens_of_two_elements,
+    WN_REQUIRE(size.length >= tokens(3),
                "{}: a word problem needs {} tokens or more, BOS and three elements: all shorter strings are "
                "trained on",
-               place, tokens_of_two_elements + 1);
+               place, tokens(3));
   }
 
   Example draw(const Size& size, Random& random) const override {
@@ -91,10 +94,12 @@ class WordProblem final : public Task {
         moving_[static_cast<std::size_t>(size.count ? size.count : all)];
     Example example{{order_}, {-1}};
     std::int64_t product = 0;
-    for (std::int64_t t = 1; t < size.length; ++t) {
+    for (std::int64_t n = 1; tokens(n) <= size.length; ++n) {
       const std::int64_t element = elements[static_cast<std::size_t>(random.below(std::ssize(elements)))];
       product = products_[static_cast<std::size_t>(product * order_ + element)];
       example.tokens.push_back(element);
+      example.tokens.insert(example.tokens.end(), static_cast<std::size_t>(pause_), order_);
+      example.targets.insert(example.targets.end(), static_cast<std::size_t>(pause_), -1);
       example.targets.push_back(product);
     }
     return example;
@@ -105,14 +110,16 @@ class WordProblem final : public Task {
     if (shortest_ > 0)
       size.length = shortest_ + random.below(largest.length - shortest_ + 1);
     else if (random.below(one_in) == 0)
-      size.length = tokens_of_two_elements;
+      size.length = tokens(2);
     return size;
   }
 
  private:
+  std::int64_t tokens(std::int64_t elements) const { return 1 + elements * (1 + pause_); }
+
   static constexpr std::int64_t all = 5;
 
-  std::int64_t shortest_, count_, order_ = 0;
+  std::int64_t shortest_, count_, pause_, order_ = 0;
   std::array<std::vector<std::int64_t>, all + 1> moving_;  // [n]: ids that move at most n things
   std::vector<std::int64_t> products_;                     // [order, order]
 };

@@ -142,6 +142,7 @@ TEST(Tasks, TheHashTellsEverySettingThatMakesOtherData) {
            [](DataConfig& data) { data.sequence_length = 8; }, [](DataConfig& data) { data.task.count = 2; },
            [](DataConfig& data) { data.task.vocabulary = 9; },
            [](DataConfig& data) { data.task.shortest = 3; },
+           [](DataConfig& data) { data.task.pause_tokens = 1; },
            [](DataConfig& data) { data.task.random_filler = true; },
            [](DataConfig& data) { data.task.train_samples = 3; },
            [](DataConfig& data) { data.task.test_lengths = "8"; }}) {
@@ -190,6 +191,8 @@ TEST(Tasks, SettingsThatCannotWorkAreRefused) {
       {config_of(TaskName::s5, 21, {.test_lengths = "41:3"}), "41:3: this task has lengths only; give 41"},
       {config_of(TaskName::parity, 40, {.vocabulary = 4}),
        "data.task.vocabulary: data.task.name = parity has"},
+      {config_of(TaskName::parity, 40, {.pause_tokens = 1}), "leave it at 0"},
+      {config_of(TaskName::a5, 9, {.pause_tokens = 2}), "needs 10 tokens or more"},
       {config_of(TaskName::parity, 40, {.random_filler = true}), "leave it at false"},
       {config_of(TaskName::parity, 40, {.shortest = 41}), "data.task.shortest = 41: must be at most"},
       {config_of(TaskName::parity, 1), "too few different examples of length 1"},

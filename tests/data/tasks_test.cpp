@@ -207,6 +207,30 @@ TEST(WordProblem, CountLimitsWhatAnElementMoves) {
   }
 }
 
+TEST(WordProblem, PausesComeBeforeTheAnswer) {
+  const std::vector<Image> elements = group(TaskName::a5);
+  const Data data(config_of(TaskName::a5, 23, {.shortest = 7, .pause_tokens = 2}));  // one token is left over
+  for (const Row& row : data.test_rows(50)) {
+    ASSERT_EQ(row.tokens.size(), 23u);
+    Image where = {0, 1, 2, 3, 4};
+    for (std::size_t t = 1; t < 22; ++t) {
+      if (t % 3 == 1)
+        for (std::size_t& place : where) place = elements[static_cast<std::size_t>(row.tokens[t])][place];
+      else
+        EXPECT_EQ(row.tokens[t], 60) << "BOS waits";
+      if (t % 3 == 0)
+        EXPECT_EQ(elements[static_cast<std::size_t>(row.targets[t])], where);
+      else
+        EXPECT_EQ(row.targets[t], -1);
+    }
+    EXPECT_EQ(row.targets[22], -1);
+  }
+  std::set<std::int64_t> answers;
+  for (const Row& row : data.train_rows(500))
+    answers.insert(std::count_if(row.targets.begin(), row.targets.end(), [](auto t) { return t >= 0; }));
+  EXPECT_EQ(answers, (std::set<std::int64_t>{2, 3, 4, 5, 6, 7}));
+}
+
 TEST(WordProblem, TrainingAddsStringsOfTwoOrAllLengths) {
   const auto published = lengths_of(Data(config_of(TaskName::a5, 11)).train_rows(20000));
   ASSERT_EQ(published.size(), 2u);

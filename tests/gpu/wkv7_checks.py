@@ -155,6 +155,8 @@ def zeros_and_large_values(checks):
         inputs = realistic(checks, dtype, 1, 70, 2)
         inputs[5] = -inputs[4]  # in-context rate 1
         compare(checks, inputs, 1.0)
+        inputs[5] = -inputs[4] * (1 + inputs[1].exp())  # signs turn
+        compare(checks, inputs, 1.0)
         compare(checks, [x * 64 if i in (0, 2, 3) else x for i, x in enumerate(realistic(checks, dtype, 1, 70, 2))], 1.0)
 
 

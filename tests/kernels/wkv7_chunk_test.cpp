@@ -188,7 +188,8 @@ std::vector<Wkv7Problem> problems(int N, std::vector<int> lengths) {
   std::vector<Wkv7Problem> all;
   for (const int T : lengths) all.push_back(with_states(problem({1, T, 2, N})));
   all.push_back(problem({1, 20, 1, N}));  // from zero, and without a gradient of the final state
-  for (const Kind kind : {Kind::fastest_decay, Kind::no_decay, Kind::repeated, Kind::no_keys, Kind::large})
+  for (const Kind kind :
+       {Kind::fastest_decay, Kind::no_decay, Kind::repeated, Kind::turned, Kind::no_keys, Kind::large})
     all.push_back(with_states(problem({1, 66, 1, N}, kind)));
   return all;
 }

@@ -214,6 +214,18 @@ TEST(Wkv7, RepeatedTokensWithFullInContextRate) {  // what breaks a careless inv
   }
 }
 
+// alpha = 1 + w, the most that state heads with negative eigenvalues ask for: what is removed comes back with
+// its sign turned. With one key all along, too, where a transition undoes the one before.
+TEST(Wkv7, TransitionsThatTurnSigns) {
+  for (const std::int64_t key : {64, 1}) {  // tokens with one of their own
+    std::vector<at::Tensor> in = realistic(1, 130, 1, 64);
+    in[4] =
+        in[4].narrow(1, 0, key).expand({1, key, 1, 64}).repeat({1, 130 / key + 1, 1, 1}).narrow(1, 0, 130);
+    in[5] = in[4].neg().mul(in[1].exp().add(1.0));
+    expect_reference({1, 130, 1, 64, true}, in);
+  }
+}
+
 TEST(Wkv7, DecayAtItsBoundsForAWholeSequence) {
   for (const double bound : {0.0, -decay_bound}) {
     std::vector<at::Tensor> in = realistic(1, 130, 1, 64);

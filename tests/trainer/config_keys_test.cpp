@@ -76,6 +76,7 @@ const std::map<std::string, std::string>& other_values() {
       {"data.task.vocabulary", "32"},
       {"data.task.count", "3"},
       {"data.task.shortest", "5"},
+      {"data.task.pause_tokens", "2"},
       {"data.task.random_filler", "true"},
       {"data.task.train_samples", "9"},
       {"data.task.test_samples", "8"},
@@ -138,6 +139,7 @@ std::string nested_yaml(const std::string& path, const std::string& value) {
 const std::map<std::string, std::string>& companions() {
   static const std::map<std::string, std::string> settings = {
       {"data.task.count", "name: needle"},
+      {"data.task.pause_tokens", "name: s5"},
       {"data.task.random_filler", "name: mqar, vocabulary: 64"},
       {"data.task.shortest", "name: parity"},
       {"data.task.test_lengths", "name: parity"},

@@ -17,8 +17,8 @@ TEST(Wkv7Bf16Numbers, ADocumentAtARowsStartDropsItsState) {
 
 class Wkv7Bf16Inputs : public testing::TestWithParam<Kind> {};
 INSTANTIATE_TEST_SUITE_P(Kinds, Wkv7Bf16Inputs,
-                         testing::Values(Kind::usual, Kind::fastest_decay, Kind::no_decay, Kind::no_keys,
-                                         Kind::large));
+                         testing::Values(Kind::usual, Kind::fastest_decay, Kind::no_decay, Kind::turned,
+                                         Kind::no_keys, Kind::large));
 
 TEST_P(Wkv7Bf16Inputs, IsTheRecurrenceForwardAndBackward) {
   expect_reference(problem({1, 96, 1, 64}, GetParam()), name_of(GetParam()));

@@ -146,7 +146,8 @@ TEST(Wkv7Fp32, DocumentsAreSequencesOfTheirOwn) {
 }
 
 TEST(Wkv7Fp32, SpecialInputs) {
-  for (const Kind kind : {Kind::fastest_decay, Kind::no_decay, Kind::repeated, Kind::no_keys, Kind::large})
+  for (const Kind kind :
+       {Kind::fastest_decay, Kind::no_decay, Kind::repeated, Kind::turned, Kind::no_keys, Kind::large})
     expect_reference(with_states(problem({1, 24, 1, 64}, kind)), name_of(kind));
 }
 

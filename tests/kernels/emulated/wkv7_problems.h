@@ -34,12 +34,14 @@ enum class Kind {
   no_decay,       // log_decay = 0 everywhere
   repeated,       // one token repeated, in-context rate 1, almost no decay
   alike,          // the same up to noise of 1 %
+  turned,         // in-context rate 1 + decay: what is removed comes back with its sign turned
   no_keys,        // k = kappa = 0 in half of the tokens
   large           // r, k, v 64 times as large
 };
 
 inline std::string name_of(Kind kind) {
-  const char* names[] = {"usual", "fastest decay", "no decay", "repeated", "alike", "no keys", "large"};
+  const char* names[] = {"usual", "fastest decay", "no decay", "repeated",
+                         "alike", "turned",        "no keys",  "large"};
   return names[static_cast<int>(kind)];
 }
 inline void PrintTo(Kind kind, std::ostream* out) { *out << name_of(kind); }
@@ -80,6 +82,8 @@ inline void make_special(Wkv7Problem& p, Kind kind) {
     }
     for (std::size_t i = 0; i < p.a.size(); ++i) p.b[i] = -p.a[i], p.log_decay[i] = -1e-3;
   }
+  if (kind == Kind::turned)
+    for (std::size_t i = 0; i < p.a.size(); ++i) p.b[i] = -p.a[i] * (1 + std::exp(p.log_decay[i]));
   if (kind == Kind::no_keys)
     for (std::size_t i = 0; i < p.k.size(); ++i)
       if (i / width % 2 == 0) p.k[i] = p.a[i] = p.b[i] = 0;
