@@ -275,8 +275,12 @@ TEST(AblateConfigs, AllArePlans) {
     ++count;
   }
   EXPECT_GE(count, 6u);
-  for (const auto& [size, millions] :
-       {std::pair{"", 0.15}, {"a5", 0.5}, {"state_recall", 0.15}, {"125m", 100.0}, {"350m", 330.0}})
+  for (const auto& [size, millions] : {std::pair{"", 0.15},
+                                       {"swaps", 0.15},
+                                       {"a5", 0.2},
+                                       {"state_recall", 0.2},
+                                       {"125m", 100.0},
+                                       {"350m", 330.0}})
     expect_plan(source() / "configs/ablations/tasks.yaml", size, millions);
 }
 
