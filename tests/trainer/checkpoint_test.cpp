@@ -285,7 +285,7 @@ TEST(Checkpoint, SlicesThatDoNotTileTheirTensorAreRefused) {
   EXPECT_THAT(refused([&](Sliced& s) { of(s, 0).begin = {0}; }),
               HasSubstr("a slice in a.safetensors reaches out"));
   EXPECT_THAT(refused([&](Sliced& s) { of(s, 1).begin[0] = -1; }),
-              HasSubstr("a slice in b.safetensors reaches out"));
+              HasSubstr("begin -1: is not a whole number"));
   EXPECT_THAT(refused([&](Sliced& s) { of(s, 1).shape[1] = INT64_MAX; }),
               HasSubstr("a slice in b.safetensors reaches out"));
 }
@@ -385,15 +385,35 @@ TEST(Checkpoint, AManifestThatItsFilesContradictIsRefused) {
               HasSubstr("b.safetensors: tensor x: was changed"));
 }
 
-TEST(Checkpoint, ANewerFormatIsRefused) {
+// The complaint about a manifest in which `from` was written as `to`, with a seal that fits.
+std::string refusal_of_rewritten(const std::string& from, const std::string& to) {
   Sliced sliced;
   std::string text = manifest_text(sliced.manifest());
-  text.replace(text.find("\"format_version\": 2"), 19, "\"format_version\": 3");
+  EXPECT_NE(text.find(from), std::string::npos) << from;
+  text.replace(text.find(from), from.size(), to);
   const std::size_t field = text.rfind(",\n \"manifest_hash\"");
   text = text.substr(0, field) +
          fmt::format(",\n \"manifest_hash\": \"{:016x}\"\n}}\n", XXH3_64bits(text.data(), field));
   put(sliced.folder() / "manifest.json", text);
-  EXPECT_THAT(refusal(sliced.folder()), HasSubstr("format_version 3: this program reads version 2"));
+  return refusal(sliced.folder());
+}
+
+TEST(Checkpoint, ANewerFormatIsRefused) {
+  EXPECT_THAT(refusal_of_rewritten("\"format_version\": 2", "\"format_version\": 3"),
+              HasSubstr("format_version 3: this program reads version 2"));
+}
+
+TEST(Checkpoint, NumbersThatAreNoneOfAManifestAreRefused) {
+  for (const std::string number : {"18446744073709551616", "-1", "2.5", "1e30", "\"1\"", "null"}) {
+    const auto complaint =
+        testing::ContainsRegex("manifest.json: .*is not a whole number from 0 to 2\\^63 - 1");
+    for (const std::string key : {"offset", "bytes", "head_bytes", "step", "samples"})
+      EXPECT_THAT(
+          refusal_of_rewritten(fmt::format("\"{}\":", key), fmt::format("\"{}\":{},\"was\":", key, number)),
+          complaint)
+          << key << " " << number;
+    EXPECT_THAT(refusal_of_rewritten("\"shape\":[", fmt::format("\"shape\":[{},", number)), complaint);
+  }
 }
 
 }  // namespace

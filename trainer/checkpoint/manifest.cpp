@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "common/check.h"
@@ -83,22 +84,36 @@ void check_slices(const SavedTensor& tensor) {
                  entry_name("", tensor.shape, *boxes[j]));
 }
 
+// The number as it is written: -1, 2.5 or 1e30 would be read as another.
+std::int64_t whole(const Json& value, std::string_view what) {
+  WN_REQUIRE(
+      value.is_number_unsigned() && value.get<std::uint64_t>() <= std::numeric_limits<std::int64_t>::max(),
+      "{} {}: is not a whole number from 0 to 2^63 - 1", what, value.dump());
+  return value.get<std::int64_t>();
+}
+
+std::vector<std::int64_t> sizes(const Json& values, std::string_view what) {
+  WN_REQUIRE(values.is_array(), "{} {}: is not an array", what, values.dump());
+  std::vector<std::int64_t> result;
+  for (const Json& value : values) result.push_back(whole(value, what));
+  return result;
+}
+
 SavedTensor tensor_from(const Json& json) {
-  using Sizes = std::vector<std::int64_t>;
   SavedTensor tensor;
   tensor.section = json.at("section").get<std::string>();
   tensor.name = json.at("name").get<std::string>();
   const auto dtype = dtype_named(json.at("dtype").get<std::string>());
   WN_REQUIRE(dtype.has_value(), "tensor {}: dtype {} is not known", tensor.name, json.at("dtype").dump());
   tensor.dtype = *dtype;
-  tensor.shape = json.at("shape").get<Sizes>();
+  tensor.shape = sizes(json.at("shape"), "shape");
   const auto bytes = byte_count(*dtype, tensor.shape);
   WN_REQUIRE(bytes.has_value(), "tensor {}: shape {} is absurd", tensor.name, json.at("shape").dump());
   tensor.bytes = *bytes;
   for (const Json& slice : json.at("slices"))
     tensor.slices.push_back({slice.at("file").get<std::string>(),
-                             slice.at("offset").get<std::uint64_t>(),
-                             {slice.at("begin").get<Sizes>(), slice.at("shape").get<Sizes>()},
+                             static_cast<std::uint64_t>(whole(slice.at("offset"), "offset")),
+                             {sizes(slice.at("begin"), "begin"), sizes(slice.at("shape"), "shape")},
                              hash_from(slice.at("xxh3"))});
   check_slices(tensor);
   return tensor;
@@ -113,15 +128,14 @@ void check_file_name(const std::string& name) {
 Manifest from_json(const Json& json) {
   WN_REQUIRE(json.at("format").get<std::string>() == format_name, "format {}: is not {}",
              json.at("format").dump(), format_name);
-  const auto version = json.at("format_version").get<std::int64_t>();
+  const auto version = whole(json.at("format_version"), "format_version");
   WN_REQUIRE(version == format_version,
              "format_version {}: this program reads version {}; use the program that wrote it", version,
              format_version);
   Manifest manifest;
   const Json& position = json.at("position");
-  manifest.info.position = {position.at("step").get<std::int64_t>(),
-                            position.at("samples").get<std::int64_t>(),
-                            position.at("tokens").get<std::int64_t>()};
+  manifest.info.position = {whole(position.at("step"), "step"), whole(position.at("samples"), "samples"),
+                            whole(position.at("tokens"), "tokens")};
   manifest.info.config = json.at("config").get<std::string>();
   manifest.info.data_hash = hash_from(json.at("data_hash"));
   if (const Json& loss = json.at("validation_loss"); !loss.is_null())
@@ -129,7 +143,8 @@ Manifest from_json(const Json& json) {
   manifest.info.facts = json.at("facts").dump();
   for (const auto& [name, file] : json.at("files").items()) {
     check_file_name(name);
-    manifest.files[name] = {file.at("bytes").get<std::uint64_t>(), file.at("head_bytes").get<std::uint64_t>(),
+    manifest.files[name] = {static_cast<std::uint64_t>(whole(file.at("bytes"), "bytes")),
+                            static_cast<std::uint64_t>(whole(file.at("head_bytes"), "head_bytes")),
                             hash_from(file.at("head_xxh3"))};
   }
   for (const Json& tensor : json.at("tensors")) manifest.tensors.push_back(tensor_from(tensor));
