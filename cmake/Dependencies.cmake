@@ -16,6 +16,11 @@ find_package(yaml-cpp REQUIRED)
 find_package(CLI11 REQUIRED)
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 
+# oneDNN is loaded when the first product is made (kernels/product.cpp), by the name that an update keeps.
+find_library(WUNENG_ONEDNN_LIBRARY NAMES dnnl libdnnl.so.3 libdnnl.so.2 REQUIRED)
+file(REAL_PATH ${WUNENG_ONEDNN_LIBRARY} _onednn)
+string(REGEX REPLACE "(libdnnl\\.so\\.[0-9]+).*" "\\1" WUNENG_ONEDNN ${_onednn})
+
 # LibTorch carries the headers of its own fmt; ours must be those of the fmt that spdlog was built with, so they are searched first.
 find_path(WUNENG_FMT_INCLUDE fmt/format.h PATHS /usr/include /usr/local/include REQUIRED)
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/include)

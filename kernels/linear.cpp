@@ -1,11 +1,11 @@
 #include "kernels/linear.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/graph_task.h>
 
 #include "kernels/op.h"
+#include "kernels/product.h"
 
 namespace wuneng::kernels {
 namespace {
@@ -31,24 +31,24 @@ bool accumulating() {
 // d^T x: added to weight.grad() where that is what would become of it, and undefined then.
 at::Tensor weight_gradient(const at::Tensor& weight, const at::Tensor& d, const at::Tensor& x) {
   if (!weight.requires_grad()) return {};
-  if (!weight.is_leaf() || !weight.grad().defined() || !accumulating()) return d.t().mm(x);
-  weight.mutable_grad().addmm_(d.t(), x);
+  if (!weight.is_leaf() || !weight.grad().defined() || !accumulating()) return product(d.t(), x);
+  add_product(weight.grad(), d.t(), x);
   return {};
 }
 
 // sum += a b, where the first product makes the sum.
-void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+void add_term(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
   if (sum.defined())
-    sum.addmm_(a, b);
+    add_product(sum, a, b);
   else
-    sum = a.mm(b);
+    sum = product(a, b);
 }
 
 struct LinearEach : torch::autograd::Function<LinearEach> {
   static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList weights) {
     variable_list out, saved{x};
     for (const at::Tensor& weight : weights) {
-      out.push_back(x.mm(weight.t()));
+      out.push_back(product(x, weight.t()));
       saved.push_back(weight);
     }
     context->save_for_backward(saved);
@@ -61,7 +61,7 @@ struct LinearEach : torch::autograd::Function<LinearEach> {
     variable_list out(saved.size());
     for (std::size_t i = 0; i < gradients.size(); ++i) {
       if (!gradients[i].defined()) continue;
-      if (context->needs_input_grad(0)) add_product(out[0], gradients[i], saved[i + 1]);
+      if (context->needs_input_grad(0)) add_term(out[0], gradients[i], saved[i + 1]);
       out[i + 1] = weight_gradient(saved[i + 1], gradients[i], saved[0]);
     }
     return out;
@@ -72,7 +72,7 @@ struct LinearEach : torch::autograd::Function<LinearEach> {
 struct LinearSum : torch::autograd::Function<LinearSum> {
   static at::Tensor forward(AutogradContext* context, at::TensorList inputs, at::TensorList weights) {
     at::Tensor sum;
-    for (std::size_t i = 0; i < inputs.size(); ++i) add_product(sum, inputs[i], weights[i].t());
+    for (std::size_t i = 0; i < inputs.size(); ++i) add_term(sum, inputs[i], weights[i].t());
     variable_list saved = inputs.vec();
     saved.insert(saved.end(), weights.begin(), weights.end());
     context->save_for_backward(saved);
@@ -85,7 +85,7 @@ struct LinearSum : torch::autograd::Function<LinearSum> {
     variable_list out(saved.size());
     for (std::size_t i = 0; i < n; ++i) {
       const at::Tensor &x = saved[i], &weight = saved[n + i];
-      if (context->needs_input_grad(i)) out[i] = gradients[0].mm(weight);
+      if (context->needs_input_grad(i)) out[i] = product(gradients[0], weight);
       out[n + i] = weight_gradient(weight, gradients[0], x);
     }
     return out;

@@ -2,9 +2,7 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
@@ -14,6 +12,7 @@
 #include "kernels/cuda_launch.h"
 #include "kernels/linear_cross_entropy_launch.h"
 #include "kernels/op.h"
+#include "kernels/product.h"
 
 namespace wuneng::kernels {
 namespace {
@@ -43,39 +42,6 @@ std::int64_t tokens_per_block(const at::Tensor& hidden, std::int64_t V) {
 // Matrices [rows, V] whose rows all begin at a multiple of 16 bytes, in float32 and in bfloat16.
 at::Tensor aligned_rows(std::int64_t rows, std::int64_t V, const at::TensorOptions& options) {
   return at::empty({rows, (V + 7) / 8 * 8}, options).narrow(1, 0, V);
-}
-
-// out = a b and out += a b, summed and kept in out's dtype (LibTorch has sums wider than the factors on CUDA
-// alone).
-void product(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
-  if (out.scalar_type() == a.scalar_type())
-    at::mm_out(out, a, b);
-  else
-    at::mm_out(out, a, b, out.scalar_type());
-}
-void add_product(at::Tensor out, const at::Tensor& a, const at::Tensor& b) {
-  if (out.scalar_type() == a.scalar_type())
-    out.addmm_(a, b);
-  else
-    at::addmm_out(out, out, a, b, out.scalar_type());
-}
-
-// logits = h weight^T. On the CPU in pieces: over a whole vocabulary the product of a few hundred rows spends
-// a quarter of its time on copying the weight.
-void logit_product(const at::Tensor& logits, const at::Tensor& h, const at::Tensor& weight) {
-  if (h.is_cuda()) return product(logits, h, weight.t());
-  constexpr std::int64_t piece_rows = 256, piece_columns = 512;
-  const std::int64_t n = h.size(0), V = weight.size(0), across = (n + piece_rows - 1) / piece_rows,
-                     pieces = (V + piece_columns - 1) / piece_columns * across;
-  at::parallel_for(0, pieces, 1, [&](std::int64_t begin, std::int64_t end) {
-    const at::NoGradGuard no_grad;  // each thread has its own mode
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t row = i % across * piece_rows, rows = std::min(piece_rows, n - row);
-      const std::int64_t column = i / across * piece_columns, columns = std::min(piece_columns, V - column);
-      product(logits.narrow(0, row, rows).narrow(1, column, columns), h.narrow(0, row, rows),
-              weight.narrow(0, column, columns).t());
-    }
-  });
 }
 
 // ------------------------------------------------------------- a block of tokens ----
@@ -169,15 +135,15 @@ void run(const Problem& p, const Results& out) {
     };
     const at::Tensor h = part(p.hidden, first);
     const LogitBlock block{part(logits, 0), part(gradient, 0), first};
-    logit_product(block.logits, h, p.weight);
+    product_out(block.logits, h, p.weight.t());
     if (p.shard)
       run_shard_rows(p, out, block);
     else
       run_rows(p, out, block);
     if (!gradient.defined()) continue;
-    product(part(out.d_hidden, first), block.gradient, p.weight);
+    product_out(part(out.d_hidden, first), block.gradient, p.weight);
     if (first == 0)
-      product(out.d_weight, block.gradient.t(), h);
+      product_out(out.d_weight, block.gradient.t(), h);
     else
       add_product(out.d_weight, block.gradient.t(), h);
   }

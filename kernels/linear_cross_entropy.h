@@ -1,8 +1,7 @@
 // The output head and its cross entropy as one operator, which never holds the logits of all tokens: they are
 // made block by block of tokens, and turned into their gradient on the spot. On the CPU in float32 and
 // float64; on CUDA in float32 and bfloat16, whose logits, losses and sums are in float32. The same bits each
-// time; on the CPU those of float32 do not depend on the number of threads (with MKL_CBWR=AUTO,STRICT in the
-// environment, for LibTorch's products).
+// time; on the CPU those of float32 do not depend on the number of threads.
 #pragma once
 
 #include <ATen/core/Tensor.h>

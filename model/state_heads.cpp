@@ -1,10 +1,8 @@
 #include "model/state_heads.h"
 
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/matmul.h>
-
 #include <cmath>
 
+#include "kernels/linear.h"
 #include "kernels/state_head.h"
 #include "kernels/token_shift.h"
 #include "kernels/wkv7/wkv7.h"
@@ -16,11 +14,15 @@ namespace {
 
 enum Mixed { receptance, decay, key, value, rate, gate };  // rows of the token-shift mix
 
+// x matrix, [B, T, I] -> [B, T, O].
+at::Tensor times(const at::Tensor& x, const at::Tensor& matrix) {
+  return kernels::linear_each(x, matrix.t())[0];
+}
+
 // bias + hidden up, [B, T, rank] -> [B, T, H * N].
 at::Tensor expand(const LowRankMap& map, const at::Tensor& hidden) {
-  const at::Tensor rows = hidden.flatten(0, 1);
-  const at::Tensor out = map.bias.defined() ? at::addmm(map.bias, rows, map.up) : rows.matmul(map.up);
-  return out.view({hidden.size(0), hidden.size(1), -1});
+  const at::Tensor out = times(hidden, map.up);
+  return map.bias.defined() ? out.add(map.bias) : out;
 }
 
 // Keys or values [B, T, H_kv, d] of attention as those of H state heads: their channels in slices of N, each
@@ -95,7 +97,7 @@ at::Tensor StateHeads::values(const at::Tensor& mixed, const at::Tensor& shared,
     first_values = v;
   else if (config_.value_residual)
     v = kernels::mix_values(v.contiguous(), first_values.contiguous(),
-                            expand(value_residual_, mixed.matmul(value_residual_.down)).view({B, T, H, N}));
+                            expand(value_residual_, times(mixed, value_residual_.down)).view({B, T, H, N}));
   return v.contiguous();
 }
 
@@ -111,9 +113,9 @@ at::Tensor StateHeads::operator()(const at::Tensor& x, const QueryKeyValue& proj
   const at::Tensor k = config_.kv == StateKv::own ? heads(key_(mixed[key]))
                                                   : slices(projected.k, removal_.size(0), N).contiguous();
   const at::Tensor v = values(mixed[value], projected.v, attention, first_values);
-  const at::Tensor decay_logit = heads(expand(decay_, mixed[decay].matmul(decay_.down).tanh()));
-  const at::Tensor rate_logit = heads(expand(rate_, mixed[rate].matmul(rate_.down)));
-  const at::Tensor g = heads(expand(gate_, mixed[gate].matmul(gate_.down).sigmoid()));
+  const at::Tensor decay_logit = heads(expand(decay_, times(mixed[decay], decay_.down).tanh()));
+  const at::Tensor rate_logit = heads(expand(rate_, times(mixed[rate], rate_.down)));
+  const at::Tensor g = heads(expand(gate_, times(mixed[gate], gate_.down).sigmoid()));
 
   kernels::StateHeadInputs in =
       kernels::prepare_state_head(decay_logit, rate_logit, k, removal_, replacement_);

@@ -3,7 +3,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -21,17 +20,14 @@ at::Tensor zeros(at::IntArrayRef shape, std::uint64_t) { return at::zeros(shape,
 
 }  // namespace
 
-at::Tensor ColumnLinear::operator()(const at::Tensor& x) const {
-  return bias.defined() ? at::linear(x, weight, bias) : kernels::linear_each(x, weight)[0];
-}
+at::Tensor ColumnLinear::operator()(const at::Tensor& x) const { return column_linears({*this}, x)[0]; }
 
 std::vector<at::Tensor> column_linears(const std::vector<ColumnLinear>& layers, const at::Tensor& x) {
-  std::vector<at::Tensor> weights, out;
+  std::vector<at::Tensor> weights;
   for (const ColumnLinear& layer : layers) weights.push_back(layer.weight);
-  const bool biases =
-      std::ranges::any_of(layers, [](const ColumnLinear& layer) { return layer.bias.defined(); });
-  if (!biases) return kernels::linear_each(x, weights);
-  for (const ColumnLinear& layer : layers) out.push_back(layer(x));
+  std::vector<at::Tensor> out = kernels::linear_each(x, weights);
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    if (layers[i].bias.defined()) out[i] = out[i].add(layers[i].bias);
   return out;
 }
 
@@ -48,7 +44,7 @@ at::Tensor embed(const VocabularyRows& rows, const at::Tensor& tokens, const Str
 }
 
 at::Tensor all_logits(const VocabularyRows& rows, const at::Tensor& hidden) {
-  const at::Tensor mine = at::linear(hidden, rows.weight);
+  const at::Tensor mine = kernels::linear_each(hidden, rows.weight)[0];
   const std::int64_t ranks = rows.tensor_group->size();
   if (ranks == 1) return mine;
   WN_CHECK(!mine.requires_grad(), "all_logits: not differentiable over {} ranks", ranks);

@@ -29,7 +29,7 @@ nvcc_packages=(nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==1
 cuobjdump_packages=(nvidia-cuda-cuobjdump==13.2.86 nvidia-cuda-nvdisasm==13.2.86)
 
 system_packages=(g++ cmake ninja-build pkg-config git ca-certificates python3 python3-pip libopenmpi-dev openmpi-bin libyaml-cpp-dev
-  libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libgtest-dev libgmock-dev libbenchmark-dev
+  libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libdnnl-dev libgtest-dev libgmock-dev libbenchmark-dev
   xz-utils bzip2)
 
 # Hosts made of network namespaces (tests/multinode), what reads shell scripts, and clang for libFuzzer (tests/fuzz).

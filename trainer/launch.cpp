@@ -16,6 +16,7 @@
 
 #include "common/hash.h"
 #include "common/version.h"
+#include "kernels/product.h"
 
 extern char** environ;
 
@@ -65,8 +66,8 @@ int threads_per_process(std::int64_t asked, int processes_on_this_node) {
 
 std::string build_identity() {
   const Version& v = version();
-  return fmt::format("wuneng {} ({}, {}, {}), LibTorch {}, CUDA {}", v.version, v.git_commit, v.build_type,
-                     v.compiler, TORCH_VERSION, v.cuda);
+  return fmt::format("wuneng {} ({}, {}, {}), LibTorch {}, {}, CUDA {}", v.version, v.git_commit,
+                     v.build_type, v.compiler, TORCH_VERSION, kernels::product_library(), v.cuda);
 }
 
 Json launch_record(const std::string& command_line, parallel::World& world,

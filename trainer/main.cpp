@@ -18,7 +18,7 @@ using namespace wuneng;
 
 // Must happen before the first matrix product and the first large allocation.
 void set_up_process() {
-  // The bits of a product must not depend on the number of threads or on where its operands lie.
+  // The bits of LibTorch's products must not depend on the number of threads or on where the operands lie.
   setenv("MKL_CBWR", "AUTO,STRICT", /*overwrite=*/0);
   // A step allocates and frees the same large blocks again and again: keep them, instead of giving them back
   // to the system and paying page faults (a first write runs at a fifth of a copy's speed).

@@ -117,7 +117,7 @@ void RunCheckpoints::open(Logger logger, std::function<void()> before_error) {
   before_error_ = std::move(before_error);
   const CheckpointConfig& kept = config_.trainer.checkpoint;
   saver_.emplace(folder_, Retention{kept.keep, kept.keep_every, kept.keep_best}, world_.communicator());
-  saver_->prepare(written_shard(*state_.parameters, *state_.layout, *state_.optimizer, state_.tensor));
+  if (kept.every > 0 || kept.every_minutes > 0) saver_->prepare(shard());
 }
 
 bool RunCheckpoints::due(std::int64_t step) const {
@@ -126,12 +126,32 @@ bool RunCheckpoints::due(std::int64_t step) const {
 }
 
 void RunCheckpoints::save(const Position& position, std::optional<double> validation_loss) {
-  if (saved_ == position.step) return;
-  finish();
-  saver_->begin(info(position, validation_loss),
-                written_shard(*state_.parameters, *state_.layout, *state_.optimizer, state_.tensor));
+  if (!needed(position)) return;
+  saver_->begin(info(position, validation_loss), shard());
   saved_ = position.step;
   clock_.save_began(now());
+}
+
+void RunCheckpoints::save_last(const Position& position, std::optional<double> validation_loss) {
+  if (needed(position)) saver_->begin_last(info(position, validation_loss), shard());
+  saved_ = position.step;
+  finish(CheckpointConfig::OnFailure::stop);
+}
+
+// Whether the step has no checkpoint, and none is on its way. Another step's save is over then.
+bool RunCheckpoints::needed(const Position& position) {
+  if (saved_ == position.step) return false;
+  finish(config_.trainer.checkpoint.on_failure);
+  return true;
+}
+
+void RunCheckpoints::finish(CheckpointConfig::OnFailure then) {
+  take(saver_->wait());
+  face_failure(then);
+}
+
+Shard RunCheckpoints::shard() const {
+  return written_shard(*state_.parameters, *state_.layout, *state_.optimizer, state_.tensor);
 }
 
 CheckpointInfo RunCheckpoints::info(const Position& position, std::optional<double> validation_loss) const {
@@ -146,16 +166,6 @@ CheckpointInfo RunCheckpoints::info(const Position& position, std::optional<doub
       {"learning_rate", learning_rate(o, position.step, config_.trainer.steps)},
       {"adamw", {{"beta1", o.beta1}, {"beta2", o.beta2}, {"eps", o.eps}, {"weight_decay", o.weight_decay}}}};
   return {position, to_yaml(config_), data_.hash(), tokenizer_, validation_loss, facts.dump()};
-}
-
-void RunCheckpoints::finish() {
-  take(saver_->wait());
-  face_failure(config_.trainer.checkpoint.on_failure);
-}
-
-void RunCheckpoints::finish_last() {
-  take(saver_->wait());
-  face_failure(CheckpointConfig::OnFailure::stop);
 }
 
 void RunCheckpoints::abandon() {
@@ -192,7 +202,7 @@ Request RunCheckpoints::agree_on(Request mine) {
   words[1] = failure_.empty() ? 0 : 1;
   world_.communicator().all_gather(ours, all);
   const at::Tensor most = std::get<0>(all.max(0));
-  if (most[1].item<std::int64_t>() > 0) finish();
+  if (most[1].item<std::int64_t>() > 0) finish(config_.trainer.checkpoint.on_failure);
   return static_cast<Request>(most[0].item<std::int64_t>());
 }
 

@@ -43,9 +43,9 @@ class RunCheckpoints {
   // Begins a checkpoint of this step, unless there is one. A save that failed ends the run with AgreedError
   // or is said, as trainer.checkpoint.on_failure says, here or at the next step.
   void save(const Position& position, std::optional<double> validation_loss);
-  void finish();       // until the save in flight has ended
-  void finish_last();  // the same, and a failure ends the run in any case
-  void abandon();      // the same before the run ends with another error
+  // The same before the run ends: returns when it is there, and a failure ends the run in any case.
+  void save_last(const Position& position, std::optional<double> validation_loss);
+  void abandon();  // waits for the save in flight, before the run ends with another error
   bool due(std::int64_t step) const;
 
   // After each step: the strongest request of any rank; rank 0 asks for what the clock asks.
@@ -59,6 +59,9 @@ class RunCheckpoints {
   void begin_from_other_model();
   void take_tokenizer(const std::string& stored, const std::string& place);
   CheckpointInfo info(const Position& position, std::optional<double> validation_loss) const;
+  Shard shard() const;
+  bool needed(const Position& position);
+  void finish(CheckpointConfig::OnFailure then);
   void take(const std::optional<CheckpointSaver::Outcome>& outcome);
   void face_failure(CheckpointConfig::OnFailure then);
   double now() const;  // seconds of this run

@@ -64,7 +64,8 @@ class Run {
   void report(const StepResult& result);
   void validate();
   void save();
-  void finish_last_save();
+  void save_last();
+  std::optional<double> loss_of_this_step() const;
   Request agreed_request();
   ExitCode train_on();
 
@@ -208,9 +209,10 @@ ExitCode Run::train_on() {
     if (due(trainer.validate_every)) validate();
     checkpoints_->clock().step_took(seconds_since(begin));
     const Request request = agreed_request();
-    if (checkpoints_->due(position_.step) || request != Request::none) save();
-    if (request == Request::save_and_stop && position_.step < trainer.steps) {
-      finish_last_save();
+    const bool stops = request == Request::save_and_stop && position_.step < trainer.steps;
+    if (!stops && (checkpoints_->due(position_.step) || request != Request::none)) save();
+    if (stops) {
+      save_last();
       progress_->clear();
       logger_->warn("stopped {} after step {} of {}; run the same command again to go on",
                     checkpoints_->time_is_up() ? "before trainer.time_limit" : "by a signal", position_.step,
@@ -219,8 +221,7 @@ ExitCode Run::train_on() {
     }
   }
   validate();
-  save();
-  finish_last_save();
+  save_last();
   progress_->clear();
   logger_->info("done: {} steps, {} tokens; checkpoint {}", position_.step, position_.tokens,
                 (folder_.checkpoints() / checkpoint_name(position_.step)).string());
@@ -356,13 +357,16 @@ void Run::validate() {
 
 void Run::save() {
   activity_.phase = "checkpoint";
-  checkpoints_->save(position_,
-                     validated_ == position_.step ? std::optional(validation_loss_) : std::nullopt);
+  checkpoints_->save(position_, loss_of_this_step());
 }
 
-void Run::finish_last_save() {
+void Run::save_last() {
   activity_.phase = "checkpoint";
-  checkpoints_->finish_last();
+  checkpoints_->save_last(position_, loss_of_this_step());
+}
+
+std::optional<double> Run::loss_of_this_step() const {
+  return validated_ == position_.step ? std::optional(validation_loss_) : std::nullopt;
 }
 
 Request Run::agreed_request() {

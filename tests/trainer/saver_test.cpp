@@ -43,6 +43,14 @@ TEST_F(Saver, KeepsWhatTheTensorsHeldWhenItBegan) {
   expect_intact(outcome.folder);
 }
 
+TEST_F(Saver, TheLastSaveNeedsNoCopy) {
+  CheckpointSaver saver(scratch_.path(), {}, *alone_);
+  saver.begin_last(info_at(7), shard_at(7));
+  EXPECT_EQ(finish(saver).error, "");
+  EXPECT_EQ(saver.staging_bytes(), 0);
+  expect_intact(scratch_ / "step-00000007");
+}
+
 TEST_F(Saver, SavesOneAfterTheOtherIntoTheSameMemory) {
   CheckpointSaver saver(scratch_.path(), {.newest = 2}, *alone_);
   std::size_t bytes = 0;

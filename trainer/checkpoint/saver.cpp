@@ -38,6 +38,12 @@ bool is_finite(const at::Tensor& values) {
   return std::isfinite(least.item<double>()) && std::isfinite(greatest.item<double>());
 }
 
+bool on_the_cpu(const Shard& shard) {
+  return std::ranges::all_of(shard, [](const TensorPieces& tensor) {
+    return std::ranges::all_of(tensor.pieces, [](const Piece& piece) { return piece.data.is_cpu(); });
+  });
+}
+
 // A checkpoint of a model that has diverged must never push out the last good one.
 void check_finite(const Shard& shard) {
   for (const TensorPieces& tensor : shard)
@@ -91,10 +97,21 @@ void CheckpointSaver::prepare(const Shard& shard) {
 void CheckpointSaver::begin(const CheckpointInfo& info, const Shard& shard) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return !busy_; });
+  start(info, copy(shard));
+}
+
+void CheckpointSaver::begin_last(const CheckpointInfo& info, const Shard& shard) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return !busy_; });
+  start(info, on_the_cpu(shard) ? shard : copy(shard));
+}
+
+// The thread is idle and the mutex held.
+void CheckpointSaver::start(const CheckpointInfo& info, Shard shard) {
   outcome_.reset();
-  work_ = [this, info, copied = copy(shard)] {
+  work_ = [this, info, shard = std::move(shard)] {
     const auto begin = std::chrono::steady_clock::now();
-    Outcome outcome = save(info, copied);
+    Outcome outcome = save(info, shard);
     outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return std::optional(outcome);
   };
@@ -122,7 +139,7 @@ void CheckpointSaver::run() {
     auto work = std::exchange(work_, nullptr);
     lock.unlock();
     std::optional<Outcome> outcome = work();
-    work = nullptr;  // and with it the copy's tensors
+    work = nullptr;  // and with it the shard's tensors
     lock.lock();
     outcome_ = std::move(outcome);
     busy_ = false;

@@ -34,6 +34,9 @@ class CheckpointSaver {
   // retention) happens on a thread of its own. At most one save is in flight: this call waits for the one
   // before. All ranks call it, with the same info, once the last one's outcome has been taken.
   void begin(const CheckpointInfo& info, const Shard& shard);
+  // The same for a run that does not train on meanwhile: without the copy where the shard is on the CPU, and
+  // nobody may change it before wait() has returned.
+  void begin_last(const CheckpointInfo& info, const Shard& shard);
 
   // How a save ended, the same on every rank.
   struct Outcome {
@@ -49,6 +52,7 @@ class CheckpointSaver {
 
  private:
   void run();
+  void start(const CheckpointInfo& info, Shard shard);
   void reserve(const Shard& shard);
   Shard copy(const Shard& shard);
   Outcome save(const CheckpointInfo& info, const Shard& shard);
