@@ -209,9 +209,7 @@ ExitCode Run::train_on() {
     if (due(trainer.validate_every)) validate();
     checkpoints_->clock().step_took(seconds_since(begin));
     const Request request = agreed_request();
-    const bool stops = request == Request::save_and_stop && position_.step < trainer.steps;
-    if (!stops && (checkpoints_->due(position_.step) || request != Request::none)) save();
-    if (stops) {
+    if (request == Request::save_and_stop && position_.step < trainer.steps) {
       save_last();
       progress_->clear();
       logger_->warn("stopped {} after step {} of {}; run the same command again to go on",
@@ -219,6 +217,7 @@ ExitCode Run::train_on() {
                     trainer.steps);
       return ExitCode::stopped;
     }
+    if (checkpoints_->due(position_.step) || request != Request::none) save();
   }
   validate();
   save_last();
