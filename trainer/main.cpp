@@ -1,11 +1,10 @@
 // wuneng: train, ablate, evaluate, generate, tokenize, inspect, export and import hybrid language models.
 // Each command lives in trainer/commands/.
-#include <malloc.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
+#include "common/memory.h"
 #include "common/version.h"
 #include "trainer/agreement.h"
 #include "trainer/commands/commands.h"
@@ -20,10 +19,7 @@ using namespace wuneng;
 void set_up_process() {
   // The bits of LibTorch's products must not depend on the number of threads or on where the operands lie.
   setenv("MKL_CBWR", "AUTO,STRICT", /*overwrite=*/0);
-  // A step allocates and frees the same large blocks again and again: keep them, instead of giving them back
-  // to the system and paying page faults (a first write runs at a fifth of a copy's speed).
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
+  keep_freed_memory();
 }
 
 std::string joined(int argc, char** argv) {

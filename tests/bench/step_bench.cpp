@@ -3,10 +3,10 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/randint.h>
 #include <benchmark/benchmark.h>
-#include <malloc.h>
 
 #include <cstdlib>
 
+#include "common/memory.h"
 #include "model/cost.h"
 #include "model/language_model.h"
 #include "tests/bench/report.h"
@@ -45,8 +45,7 @@ BENCHMARK(QuickstartMicroBatch)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 int main(int argc, char** argv) {
   setenv("MKL_CBWR", "AUTO,STRICT", 0);  // as in trainer/main.cpp
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
+  wuneng::keep_freed_memory();
   const char* threads = std::getenv("WUNENG_BENCH_THREADS");
   at::set_num_threads(threads ? std::atoi(threads) : 1);
   benchmark::Initialize(&argc, argv);

@@ -8,7 +8,6 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <fmt/format.h>
-#include <malloc.h>
 #include <mpi.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include <functional>
 #include <vector>
 
+#include "common/memory.h"
 #include "parallel/gradient_tree.h"
 #include "parallel/world.h"
 
@@ -79,8 +79,7 @@ void compare_size(parallel::World& world, std::int64_t bytes) {
 }  // namespace wuneng
 
 int main() {
-  mallopt(M_MMAP_MAX, 0);  // as in trainer/main.cpp: MPI, too, takes memory in every call
-  mallopt(M_TRIM_THRESHOLD, -1);
+  wuneng::keep_freed_memory();  // as in trainer/main.cpp
   wuneng::parallel::World world;
   if (world.rank() == 0) fmt::print("{} ranks of {}: ours, MPI's\n", world.size(), world.library());
   for (std::int64_t kib = 1; kib <= 256 << 10; kib *= 4) wuneng::compare_size(world, kib << 10);
